@@ -1,0 +1,26 @@
+//! The words of the runtime: ids, requests, views, refusals and failures.
+//!
+//! Everything that crosses a crate boundary is said in these types. They are pure: nothing here does
+//! I/O, and nothing here knows a wire format. A value of a type in this crate is already valid: parsing
+//! happens in fallible constructors, once, at the edge.
+
+#![forbid(unsafe_code)]
+
+mod container;
+mod error;
+mod id;
+mod pod;
+mod resources;
+mod security;
+mod stats;
+
+pub use container::{
+    ContainerMetadata, ContainerPhase, ContainerRequest, ContainerView, Device, EnvironmentVariable, Exit, ExitCode, ImageIdentity,
+    Mount, MountSource, Propagation, StopSignal,
+};
+pub use error::{Failure, FailureKind, Refusal, Result, During, Error};
+pub use id::{ContainerId, ContainerKind, Id, IdKind, ImageId, InvalidId, PodId, PodKind};
+pub use pod::{DnsConfig, HandlerName, IpcMode, NetworkMode, PidMode, PodMetadata, PodPhase, PodRequest, PodView, PortMapping, Protocol};
+pub use resources::{HugepageLimit, Resources};
+pub use security::{Capabilities, Profile, RunAs, SecurityContext, SupplementalGroupsPolicy};
+pub use stats::{ContainerStats, CpuStats, FilesystemUsage, MemoryStats, NetworkStats, PodStats};

@@ -1,0 +1,1 @@
+//! Pods and containers: lifecycle, owners, index, stats and recovery.

@@ -1,0 +1,1 @@
+//! How a container is run: by our own Plan, or by an OCI runtime binary.

@@ -1,0 +1,1 @@
+//! Registries, content, layers and snapshots.

@@ -1,0 +1,1 @@
+//! The per-pod process, its protocol, and the daemon's client of it.

@@ -1,0 +1,1 @@
+//! The pod network: native bridge, address leases, masquerading.
