@@ -1,1 +1,36 @@
-//! Tests as root.
+//! The harness of the whole-program tests and of the benchmark.
+//!
+//! A [`Node`] is one machine's worth of Coracle: a daemon of its own with its own socket, directories,
+//! bridge, subnet and cgroups, and a real registry on loopback, so that tests run side by side. Everything
+//! is asked of it over CRI with the types of the `k8s-cri` crate, which others generated: the harness shares
+//! no code with the product, and what passes here passes for a client nobody here wrote. When a test is done
+//! it calls [`Node::finish`], which fails if a process, mount, link, cgroup, table, lease or directory is left.
+//!
+//! The same tests run against other handlers and other endpoints: see [`Target`].
+
+#![forbid(unsafe_code)]
+
+pub mod cri;
+mod daemon;
+pub mod faults;
+pub mod host;
+pub mod image;
+pub mod layer;
+pub mod leaks;
+pub mod log;
+mod node;
+mod pod;
+pub mod registry;
+mod spec;
+mod subnet;
+mod target;
+mod wait;
+
+pub use cri::Cri;
+pub use k8s_cri::v1 as api;
+pub use node::Node;
+pub use pod::{Container, Output, Pod};
+pub use spec::{ContainerSpec, PodSpec};
+pub use target::Target;
+pub use tonic::{Code, Status};
+pub use wait::{DEADLINE, eventually};

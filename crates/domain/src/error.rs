@@ -4,6 +4,7 @@
 //! [`Failure`] is ours or the machine's: it says at which stage, on which object, with which cause, and
 //! where we know it what to do about it. Both are logged once, at the edge that answers the caller.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// The result of an operation that can be refused or can fail.
@@ -71,7 +72,7 @@ pub struct Failure {
     /// Its class.
     pub kind: FailureKind,
     /// What was being done, as a gerund phrase: `mounting the root file system`.
-    pub stage: &'static str,
+    pub stage: Cow<'static, str>,
     /// The object it was done to: a path, a reference, an id.
     pub subject: String,
     /// The cause.
@@ -83,13 +84,13 @@ pub struct Failure {
 impl Failure {
     /// A failure of the kind its source suggests.
     pub fn new(
-        stage: &'static str,
+        stage: impl Into<Cow<'static, str>>,
         subject: impl fmt::Display,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
         let source = source.into();
         let kind = source.downcast_ref::<std::io::Error>().map(kind_of_io).unwrap_or_default();
-        Self { kind, stage, subject: subject.to_string(), source, hint: None }
+        Self { kind, stage: stage.into(), subject: subject.to_string(), source, hint: None }
     }
 
     /// The same with another kind.

@@ -12,6 +12,7 @@ mod id;
 mod pod;
 mod resources;
 mod security;
+mod signal;
 mod stats;
 
 pub use container::{
@@ -21,6 +22,6 @@ pub use container::{
 pub use error::{Failure, FailureKind, Refusal, Result, During, Error};
 pub use id::{ContainerId, ContainerKind, Id, IdKind, ImageId, InvalidId, PodId, PodKind};
 pub use pod::{DnsConfig, HandlerName, IpcMode, NetworkMode, PidMode, PodMetadata, PodPhase, PodRequest, PodView, PortMapping, Protocol};
-pub use resources::{HugepageLimit, Resources};
+pub use resources::{DeviceAccess, DeviceKind, DeviceRule, HugepageLimit, Resources};
 pub use security::{Capabilities, Profile, RunAs, SecurityContext, SupplementalGroupsPolicy};
 pub use stats::{ContainerStats, CpuStats, FilesystemUsage, MemoryStats, NetworkStats, PodStats};

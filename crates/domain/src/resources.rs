@@ -38,6 +38,41 @@ pub struct Resources {
     pub unified: BTreeMap<String, String>,
 }
 
+/// The sort of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceKind {
+    /// Character device.
+    Character,
+    /// Block device.
+    Block,
+}
+
+/// What may be done with a device.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceAccess {
+    /// Reading.
+    pub read: bool,
+    /// Writing.
+    pub write: bool,
+    /// Making a node of it.
+    pub mknod: bool,
+}
+
+/// A rule of a container's device cgroup; the last one that fits decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRule {
+    /// Whether it allows or denies.
+    pub allow: bool,
+    /// Which sort; `None`: both.
+    pub kind: Option<DeviceKind>,
+    /// Which major number; `None`: any.
+    pub major: Option<u32>,
+    /// Which minor number; `None`: any.
+    pub minor: Option<u32>,
+    /// What it is about.
+    pub access: DeviceAccess,
+}
+
 impl Resources {
     /// These limits with those that `change` sets replaced: what an update means.
     pub fn updated_by(&self, change: &Resources) -> Resources {

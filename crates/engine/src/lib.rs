@@ -1,1 +1,395 @@
-//! Pods and containers: lifecycle, owners, index, stats and recovery.
+//! Pods and containers: their lifecycle, owners, index, stats and recovery.
+//!
+//! Each pod has one owner, a task with an inbox (`pod`); nobody else changes that pod, so a slow or hung pod
+//! delays no other. Owners publish immutable views into the `index`, from which all lists and statuses are
+//! served without touching disk or kernel. Calls that change nothing but need the kernel, execs and stats, use
+//! the `live` parts published beside the views and go past the inbox.
+//!
+//! This crate decides and orders; it acts through the crates below it: `image` for root file systems, `network`
+//! and `cgroup` for a pod's share of the node, `handler` for Plans, `monitor` for processes. It knows no gRPC.
+
+#![forbid(unsafe_code)]
+
+mod cgroups;
+mod claims;
+mod clock;
+mod deadline;
+mod etc;
+mod exec;
+mod index;
+mod inspect;
+mod layout;
+mod live;
+mod node;
+mod pod;
+mod process;
+mod record;
+mod stats;
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use coracle_cgroup::Hierarchy;
+use coracle_domain::{
+    ContainerId, ContainerRequest, ContainerStats, ContainerView, During, Error, Failure, FailureKind, Id, IdKind, PodId, PodPhase, PodRequest,
+    PodStats, PodView, Refusal, Resources, Result,
+};
+use coracle_handler::{HandlerInfo, Handlers};
+use coracle_image::Store;
+use coracle_network::Bridge;
+
+pub use exec::ExecOutput;
+pub use coracle_monitor::client::Program;
+pub use layout::Layout;
+
+use claims::Claims;
+use deadline::{DEATH, within};
+use index::{Entry, Index};
+use coracle_spec::Node;
+use pod::Command;
+
+/// What the engine is built from.
+#[derive(Debug)]
+pub struct Parts {
+    /// Where pods are recorded.
+    pub layout: Layout,
+    /// The monitor's executable.
+    pub monitor: Program,
+    /// Images and root file systems.
+    pub images: Arc<Store>,
+    /// The pods' network.
+    pub network: Bridge,
+    /// The node's cgroups.
+    pub hierarchy: Hierarchy,
+    /// The ways to run containers.
+    pub handlers: Handlers,
+}
+
+/// What all owners share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) layout: Layout,
+    pub(crate) monitor: Program,
+    pub(crate) images: Arc<Store>,
+    pub(crate) network: Bridge,
+    pub(crate) hierarchy: Arc<Hierarchy>,
+    pub(crate) handlers: Handlers,
+    pub(crate) node: Node,
+    pub(crate) index: Index,
+}
+
+impl Shared {
+    /// A new id from the system's random source.
+    pub(crate) fn new_id<K: IdKind>(&self) -> Result<Id<K>> {
+        let mut entropy = [0; 32];
+        rustix::rand::getrandom(&mut entropy[..], rustix::rand::GetRandomFlags::empty()).during("making an id of", "random bytes")?;
+        Ok(Id::from_entropy(entropy))
+    }
+}
+
+/// Whether the runtime can serve, and with what.
+#[derive(Debug, Clone)]
+pub struct RuntimeStatus {
+    /// Whether pods can have networks of their own; else why not.
+    pub network: Result<(), String>,
+    /// The ways to run containers, the default first.
+    pub handlers: Vec<HandlerInfo>,
+    /// Whether cgroup parents are systemd's slices.
+    pub systemd_cgroups: bool,
+    /// For people: the configuration in force.
+    pub details: BTreeMap<String, String>,
+}
+
+/// The engine.
+#[derive(Debug)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    claims: Claims,
+    /// Numbers execs; they are unique in a pod across daemons because they begin with this daemon's own mark.
+    execs: AtomicU64,
+    mark: String,
+}
+
+impl Engine {
+    /// Takes over the pods that are there, sweeps what no pod claims, and is ready to serve.
+    ///
+    /// # Errors
+    /// The state directory cannot be made or read.
+    pub async fn start(parts: Parts) -> Result<Self> {
+        let shared = Arc::new(Shared {
+            layout: parts.layout,
+            monitor: parts.monitor,
+            images: parts.images,
+            network: parts.network,
+            hierarchy: Arc::new(parts.hierarchy),
+            handlers: parts.handlers,
+            node: node::look(),
+            index: Index::default(),
+        });
+        let pods = shared.layout.pods();
+        DirBuilder::new().recursive(true).mode(0o711).create(&pods).during("making the state directory", pods.display())?;
+        recover_all(&shared).await?;
+        sweep(&shared).await;
+        let mark: Id<coracle_domain::PodKind> = shared.new_id()?;
+        Ok(Self { shared, claims: Claims::default(), execs: AtomicU64::new(0), mark: mark.short().to_owned() })
+    }
+
+    /// Images and their store.
+    pub fn images(&self) -> &Arc<Store> {
+        &self.shared.images
+    }
+
+    /// Makes a pod. The same request again joins the attempt under way, or gets the pod that it made.
+    ///
+    /// # Errors
+    /// Refused if the handler is unknown, or if another pod, or a stopped one, has the name.
+    pub async fn run_pod(&self, request: PodRequest) -> Result<PodId> {
+        let claim = self.claims.claim(&request.metadata).await;
+        if let Some(pod) = self.shared.index.named(&request.metadata) {
+            return same_pod(&pod, &request);
+        }
+        let shared = Arc::clone(&self.shared);
+        // In a task of its own, so that a caller who goes away does not leave a pod half made.
+        let making = tokio::spawn(async move {
+            let made = pod::create(shared, request).await;
+            drop(claim);
+            made
+        });
+        making.await.during("making", "a pod")?
+    }
+
+    /// Ends a pod's containers and gives back its network; nothing to do is success.
+    ///
+    /// # Errors
+    /// Something could not be ended; calling again goes on.
+    pub async fn stop_pod(&self, id: &str) -> Result<()> {
+        self.tell_pod(id, Command::Stop).await
+    }
+
+    /// Stops a pod and removes all its traces; nothing to do is success.
+    ///
+    /// # Errors
+    /// Something could not be removed; calling again goes on.
+    pub async fn remove_pod(&self, id: &str) -> Result<()> {
+        self.tell_pod(id, Command::Remove).await
+    }
+
+    /// A pod, by its id or a unique prefix of it.
+    ///
+    /// # Errors
+    /// Refused if there is none.
+    pub fn pod(&self, id: &str) -> Result<Arc<PodView>> {
+        Ok(self.shared.index.pod(id)?.view)
+    }
+
+    /// All pods, oldest first.
+    pub fn pods(&self) -> Vec<Arc<PodView>> {
+        self.shared.index.pods()
+    }
+
+    /// Makes a container in a pod. The same request again gets the container that it made.
+    ///
+    /// # Errors
+    /// Refused if the pod is absent or stopped, the image absent, or the request contradictory.
+    pub async fn create_container(&self, pod: &str, request: ContainerRequest) -> Result<ContainerId> {
+        let entry = self.shared.index.pod(pod)?;
+        let answer = entry.owner.ask(|answer| Command::Create(Box::new(request), answer)).await;
+        answer.unwrap_or_else(|| Err(Refusal::not_found("pod sandbox", pod).into()))
+    }
+
+    /// Starts a container; returns when its program was executed.
+    ///
+    /// # Errors
+    /// Refused if it is absent or was started before; fails with the stage that failed.
+    pub async fn start_container(&self, id: &str) -> Result<()> {
+        self.tell_container(id, Command::Start).await
+    }
+
+    /// Asks a container to end, and kills it when `grace` has passed. Of several callers the most impatient wins.
+    ///
+    /// # Errors
+    /// It cannot be killed. An absent or ended container is success.
+    pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<()> {
+        let Some((container, entry)) = absent_is_none(self.shared.index.container(id))? else { return Ok(()) };
+        if !grace.is_zero() {
+            let asked = entry.owner.ask(|answer| Command::AskToEnd(container.id.clone(), answer)).await;
+            let Some(mut news) = asked.transpose()? else { return Ok(()) };
+            if tokio::time::timeout(grace, news.wait_for(|ended| *ended)).await.is_ok() {
+                return Ok(());
+            }
+        }
+        let killed = entry.owner.ask(|answer| Command::Kill(container.id.clone(), answer)).await;
+        let Some(mut news) = killed.transpose()? else { return Ok(()) };
+        let death = async {
+            // An error means that the container's owner dropped it: it is gone.
+            let _ = news.wait_for(|ended| *ended).await;
+            Ok(())
+        };
+        within(DEATH, "waiting for the death of container", container.id.as_str(), death).await
+    }
+
+    /// Kills a container if need be and removes all its traces; nothing to do is success.
+    ///
+    /// # Errors
+    /// Something could not be removed; calling again goes on.
+    pub async fn remove_container(&self, id: &str) -> Result<()> {
+        match self.tell_container(id, Command::RemoveContainer).await {
+            Err(Error::Refused(Refusal::NotFound { .. })) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// A container, by its id or a unique prefix of it.
+    ///
+    /// # Errors
+    /// Refused if there is none.
+    pub fn container(&self, id: &str) -> Result<Arc<ContainerView>> {
+        Ok(self.shared.index.container(id)?.0)
+    }
+
+    /// All containers, pod by pod.
+    pub fn containers(&self) -> Vec<Arc<ContainerView>> {
+        self.pods().iter().flat_map(|pod| pod.containers.iter().cloned()).collect()
+    }
+
+    /// Runs a command in a running container until it ends, or until `limit` has passed.
+    ///
+    /// # Errors
+    /// Refused if the container is absent or does not run; times out after `limit`. A command that ends with a
+    /// status other than 0 is no error.
+    pub async fn exec_sync(&self, id: &str, command: Vec<String>, limit: Option<Duration>) -> Result<ExecOutput> {
+        let (container, entry) = self.shared.index.container(id)?;
+        let name = format!("{}-{}", self.mark, self.execs.fetch_add(1, Ordering::Relaxed));
+        exec::run(&container, &entry.live, exec::Request { name, command, limit }).await
+    }
+
+    /// Changes a container's limits; what `change` does not set stays.
+    ///
+    /// # Errors
+    /// Refused if it is absent or has ended; fails if the kernel refuses a value, and then nothing changed.
+    pub async fn update_container(&self, id: &str, change: Resources) -> Result<()> {
+        self.tell_container(id, |id, answer| Command::Update(id, Box::new(change), answer)).await
+    }
+
+    /// Opens a container's log anew, after rotation.
+    ///
+    /// # Errors
+    /// Refused if it is absent or does not run.
+    pub async fn reopen_log(&self, id: &str) -> Result<()> {
+        self.tell_container(id, Command::ReopenLog).await
+    }
+
+    /// Samples those of the containers that run.
+    pub async fn container_stats(&self, containers: Vec<Arc<ContainerView>>) -> Vec<ContainerStats> {
+        let shared = Arc::clone(&self.shared);
+        let sampled = containers.into_iter().filter_map(|view| Some((Arc::clone(&view), self.shared.index.live(&view.pod)?))).collect();
+        tokio::task::spawn_blocking(move || stats::containers(&shared, sampled)).await.unwrap_or_default()
+    }
+
+    /// Samples pods and their running containers.
+    pub async fn pod_stats(&self, pods: Vec<Arc<PodView>>) -> Vec<PodStats> {
+        let shared = Arc::clone(&self.shared);
+        let sampled = pods.into_iter().filter_map(|view| Some((Arc::clone(&view), self.shared.index.live(&view.id)?))).collect();
+        let interfaces = self.shared.network.stats_all().await.unwrap_or_default();
+        tokio::task::spawn_blocking(move || stats::pods(&shared, sampled, interfaces)).await.unwrap_or_default()
+    }
+
+    /// Takes the pods' address range from the kubelet.
+    ///
+    /// # Errors
+    /// Refused if it is no range.
+    pub async fn set_pod_cidr(&self, cidr: &str) -> Result<()> {
+        self.shared.network.set_subnet(cidr).await
+    }
+
+    /// Whether the runtime can serve.
+    pub async fn status(&self) -> RuntimeStatus {
+        RuntimeStatus {
+            network: self.shared.network.ready().await,
+            handlers: self.shared.handlers.infos(),
+            systemd_cgroups: false,
+            details: inspect::runtime(&self.shared),
+        }
+    }
+
+    /// For people: what the runtime knows of a pod beyond its status.
+    pub fn inspect_pod(&self, id: &PodId) -> BTreeMap<String, String> {
+        inspect::pod(&self.shared, id)
+    }
+
+    /// For people: what the runtime knows of a container beyond its status, its Plan above all.
+    pub fn inspect_container(&self, id: &ContainerId) -> BTreeMap<String, String> {
+        inspect::container(&self.shared, id)
+    }
+
+    async fn tell_pod(&self, id: &str, command: impl FnOnce(tokio::sync::oneshot::Sender<Result<()>>) -> Command) -> Result<()> {
+        let Some(entry) = absent_is_none(self.shared.index.pod(id))? else { return Ok(()) };
+        entry.owner.ask(command).await.unwrap_or(Ok(()))
+    }
+
+    async fn tell_container(
+        &self,
+        id: &str,
+        command: impl FnOnce(ContainerId, tokio::sync::oneshot::Sender<Result<()>>) -> Command,
+    ) -> Result<()> {
+        let (container, entry): (_, Entry) = self.shared.index.container(id)?;
+        let answer = entry.owner.ask(|answer| command(container.id.clone(), answer)).await;
+        answer.unwrap_or_else(|| Err(Refusal::not_found("container", id).into()))
+    }
+}
+
+/// The answer to a request for a pod whose name is taken.
+fn same_pod(pod: &PodView, request: &PodRequest) -> Result<PodId> {
+    let name = format!("{}/{} attempt {}", request.metadata.namespace, request.metadata.name, request.metadata.attempt);
+    if pod.phase != PodPhase::Ready {
+        return Err(Refusal::wrong_state(format!("pod sandbox {name} was stopped and is still here, as {}", pod.id)).into());
+    }
+    if *pod.request != *request {
+        return Err(Refusal::wrong_state(format!("pod sandbox {name} is here already, as {}, made from another request", pod.id)).into());
+    }
+    Ok(pod.id.clone())
+}
+
+fn absent_is_none<T>(found: Result<T>) -> Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(Error::Refused(Refusal::NotFound { .. })) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes over every pod that has a directory, all at once.
+async fn recover_all(shared: &Arc<Shared>) -> Result<()> {
+    let pods = shared.layout.pods();
+    let entries = std::fs::read_dir(&pods).during("reading the state directory", pods.display())?;
+    let ids: Vec<PodId> = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    let recoveries: Vec<_> = ids.into_iter().map(|id| tokio::spawn(pod::recover(Arc::clone(shared), id))).collect();
+    for recovery in recoveries {
+        if let Err(error) = recovery.await {
+            let failure = Failure::new("taking over", "a pod", error).kind(FailureKind::Internal);
+            tracing::error!(error = %failure, "a pod was not taken over");
+        }
+    }
+    Ok(())
+}
+
+/// Removes what carries our names and belongs to no pod. A failure costs room, not service.
+async fn sweep(shared: &Arc<Shared>) {
+    let pods = shared.index.pods();
+    let containers: HashSet<ContainerId> = pods.iter().flat_map(|pod| pod.containers.iter().map(|container| container.id.clone())).collect();
+    let ids: HashSet<PodId> = pods.iter().map(|pod| pod.id.clone()).collect();
+    let links = pods.iter().map(|pod| coracle_network::host_link_name(&pod.id)).collect();
+    let hierarchy = Arc::clone(&shared.hierarchy);
+    let swept = [
+        shared.images.sweep_rootfs(&containers).await,
+        shared.network.sweep(&links).await.map(drop),
+    ];
+    let cgroups = tokio::task::spawn_blocking(move || hierarchy.sweep(&ids)).await.unwrap_or_default();
+    for error in swept.into_iter().filter_map(Result::err).chain(cgroups.failures) {
+        tracing::warn!(%error, "leftovers could not be swept");
+    }
+}

@@ -1,0 +1,79 @@
+//! A leaf of its own for each exec, below its container's cgroup: a timeout kills the leaf, and with it
+//! every grandchild that has left its session or was reparented.
+//!
+//! The leaf is for grouping only. On the unified hierarchy it has no controllers enabled; on pure v1 it is in
+//! the freezer hierarchy. Limits and accounting stay the container's.
+
+use std::path::PathBuf;
+
+use coracle_domain::{During, Refusal, Result};
+
+use crate::Cgroup;
+use crate::detect::Controller;
+use crate::file;
+use crate::location::{Location, problem_with};
+use crate::tree::Tree;
+
+/// Where an exec's process goes.
+#[derive(Debug)]
+pub struct ExecLeaf {
+    /// The directory to clone into; `None` on pure v1.
+    pub dir: Option<PathBuf>,
+    /// The v1 files into which the process must write `0`, as for [`Cgroup::join_paths`].
+    pub join: Vec<PathBuf>,
+    tree: Tree,
+}
+
+impl Cgroup {
+    /// Makes the leaf of an exec, idempotently. `name` must be a file name.
+    pub fn exec_leaf(&self, name: &str) -> Result<ExecLeaf> {
+        let leaf = self.open_exec_leaf(name)?;
+        for directory in leaf.tree.unified.iter().chain(&leaf.tree.legacy) {
+            file::make_child(directory).during("making the cgroup", directory.display())?;
+        }
+        let join = self.legacy_directories().map(|directory| {
+            let its_leaf = leaf.tree.legacy.iter().find(|leaf| leaf.parent() == Some(&directory));
+            its_leaf.unwrap_or(&directory).join("tasks")
+        });
+        Ok(ExecLeaf { join: join.collect(), ..leaf })
+    }
+
+    /// The leaf of that name, which may or may not be there. Without effect: for recovery.
+    pub fn open_exec_leaf(&self, name: &str) -> Result<ExecLeaf> {
+        Ok(self.leaf(&self.leaf_location(name)?))
+    }
+
+    fn leaf_location(&self, name: &str) -> Result<Location> {
+        match problem_with(name) {
+            Some(problem) => Err(Refusal::invalid("exec", format!("{name:?}: {problem}")).into()),
+            None => Ok(self.location.child(&format!("exec-{name}"))),
+        }
+    }
+
+    /// One directory: in the unified hierarchy, else in the freezer's, else in one that every container is in.
+    fn leaf(&self, location: &Location) -> ExecLeaf {
+        let in_legacy = |controller| self.hierarchy.legacy(controller, location);
+        let unified = self.hierarchy.unified(location);
+        let freezer = if unified.is_none() { in_legacy(Controller::Freezer) } else { None };
+        let other = if unified.is_none() { in_legacy(Controller::Pids).or_else(|| in_legacy(Controller::Memory)) } else { None };
+        let legacy = freezer.clone().or(other).into_iter().collect();
+        ExecLeaf { dir: unified.clone(), join: Vec::new(), tree: Tree { unified, freezer, legacy } }
+    }
+}
+
+impl ExecLeaf {
+    /// Sends SIGKILL to every process in it. Does not wait.
+    pub fn kill(&self) -> Result<()> {
+        self.tree.kill()
+    }
+
+    /// Whether a process lives in it.
+    pub fn populated(&self) -> Result<bool> {
+        self.tree.populated()
+    }
+
+    /// Makes sure that it is gone, with what lives in it. Blocks like [`Cgroup::remove`].
+    pub fn remove(&self) -> Result<()> {
+        self.tree.remove()
+    }
+}

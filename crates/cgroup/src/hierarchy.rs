@@ -1,0 +1,165 @@
+//! The machine's hierarchies and the places in them: where a container's cgroup goes, and the removal of
+//! whole pods by name.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use coracle_domain::{ContainerId, During, Error, PodId, Refusal, Result};
+
+use crate::detect::{Controller, Layout};
+use crate::file;
+use crate::location::{Location, problem_with};
+use crate::tree::Tree;
+
+/// Our directory at the top of every hierarchy, unless configured otherwise.
+const DEFAULT_ROOT: &str = "coracle";
+
+/// Who makes the cgroups; what CRI's RuntimeConfig reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    /// We do, as directories.
+    Cgroupfs,
+}
+
+/// What the machine has mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// cgroup v2 alone.
+    Unified,
+    /// cgroup v1 alone.
+    Legacy,
+    /// Controllers on v1, and a v2 hierarchy beside them.
+    Hybrid,
+}
+
+/// What a [`Hierarchy::sweep`] did.
+#[derive(Debug, Default)]
+pub struct Sweep {
+    /// The pods that nobody claimed and that are gone.
+    pub removed: Vec<PodId>,
+    /// What could not be removed; a later sweep finds it again.
+    pub failures: Vec<Error>,
+}
+
+/// The machine's cgroup hierarchies. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Hierarchy {
+    pub(crate) layout: Arc<Layout>,
+    root: Arc<str>,
+}
+
+impl Hierarchy {
+    /// Finds what is mounted. Fails where there is neither a cgroup2 mount nor a v1 memory hierarchy.
+    pub fn detect() -> Result<Self> {
+        Layout::detect().map(Self::of)
+    }
+
+    pub(crate) fn of(layout: Layout) -> Self {
+        Self { layout: layout.into(), root: DEFAULT_ROOT.into() }
+    }
+
+    /// The same with another name for our top directory: daemons that share a machine need one each.
+    pub fn with_root(mut self, name: &str) -> Result<Self> {
+        if let Some(problem) = problem_with(name) {
+            return Err(Refusal::invalid("cgroup root", format!("{name:?}: {problem}")).into());
+        }
+        self.root = name.into();
+        Ok(self)
+    }
+
+    /// Who makes the cgroups.
+    pub fn driver(&self) -> Driver {
+        Driver::Cgroupfs
+    }
+
+    /// What the machine has mounted.
+    pub fn shape(&self) -> Shape {
+        match (&self.layout.unified, self.layout.legacy.is_empty()) {
+            (Some(_), true) => Shape::Unified,
+            (Some(_), false) => Shape::Hybrid,
+            (None, _) => Shape::Legacy,
+        }
+    }
+
+    /// Where a pod's containers go: CRI's `cgroup_parent`, which is the kubelet's, or a directory of ours.
+    ///
+    /// Refuses a parent that could lead out of the hierarchy.
+    pub fn pod(&self, parent: Option<&str>, pod: &PodId) -> Result<Location> {
+        match parent {
+            Some(parent) => Location::kubelets(parent),
+            None => Ok(self.default_pod(pod)),
+        }
+    }
+
+    /// Where a container goes: right under its pod's directory.
+    pub fn container(&self, parent: Option<&str>, pod: &PodId, container: &ContainerId) -> Result<Location> {
+        Ok(self.pod(parent, pod)?.child(container.as_str()))
+    }
+
+    /// Makes sure that the directory which a pod without `cgroup_parent` has is gone, with all in it:
+    /// processes are killed. A pod under a kubelet's directory has none.
+    pub fn remove_pod(&self, pod: &PodId) -> Result<()> {
+        self.tree(&self.default_pod(pod)).remove()
+    }
+
+    /// Removes our top directory where it is empty; where pods are left it stays.
+    pub fn remove_root(&self) -> Result<()> {
+        for top in self.layout.tops() {
+            let directory = top.join(&*self.root);
+            match rustix::fs::rmdir(&directory) {
+                Ok(()) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::BUSY | rustix::io::Errno::NOTEMPTY) => {}
+                Err(error) => return Err(std::io::Error::from(error)).during("removing the cgroup", directory.display()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the directories of pods that are not `known`, in every hierarchy. Part of recovery: what it
+    /// cannot remove it reports, and goes on.
+    pub fn sweep(&self, known: &HashSet<PodId>) -> Sweep {
+        let mut sweep = Sweep::default();
+        let mut unclaimed = HashSet::new();
+        for top in self.layout.tops() {
+            let directory = top.join(&*self.root);
+            match file::children(&directory).during("listing the cgroups in", directory.display()) {
+                Ok(children) => unclaimed.extend(children.iter().filter_map(|child| pod_of(child))),
+                Err(error) => sweep.failures.push(error),
+            }
+        }
+        for pod in unclaimed.into_iter().filter(|pod| !known.contains(pod)) {
+            match self.remove_pod(&pod) {
+                Ok(()) => sweep.removed.push(pod),
+                Err(error) => sweep.failures.push(error),
+            }
+        }
+        sweep
+    }
+
+    fn default_pod(&self, pod: &PodId) -> Location {
+        Location::ours(format!("{}/{pod}", self.root))
+    }
+
+    /// The cgroup's directory in the unified hierarchy, whether or not it is there.
+    pub(crate) fn unified(&self, location: &Location) -> Option<PathBuf> {
+        self.layout.unified.as_ref().map(|unified| unified.top.join(location.relative()))
+    }
+
+    /// The cgroup's directory in a v1 controller's hierarchy, whether or not it is there.
+    pub(crate) fn legacy(&self, controller: Controller, location: &Location) -> Option<PathBuf> {
+        self.layout.legacy(controller).map(|legacy| legacy.top.join(location.relative()))
+    }
+
+    /// The cgroup with all that is below it, in all hierarchies.
+    pub(crate) fn tree(&self, location: &Location) -> Tree {
+        Tree {
+            unified: self.unified(location),
+            freezer: self.legacy(Controller::Freezer, location),
+            legacy: self.layout.legacy.iter().map(|legacy| legacy.top.join(location.relative())).collect(),
+        }
+    }
+}
+
+fn pod_of(directory: &Path) -> Option<PodId> {
+    directory.file_name()?.to_str()?.parse().ok()
+}

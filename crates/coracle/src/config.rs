@@ -1,0 +1,118 @@
+//! The configuration file. Every key has a sensible default, so that there need not be one; a key that does
+//! not exist is an error, so that a slip of the pen is not a silent default.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use coracle_domain::{During, Refusal, Result};
+use coracle_image::Registries;
+use coracle_network::BridgeConfig;
+use serde::Deserialize;
+
+/// Read when no other file is named.
+const DEFAULT_PATH: &str = "/etc/coracle/config.toml";
+
+/// The whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    /// The daemon's own places.
+    pub(crate) daemon: Daemon,
+    /// The pods' network.
+    pub(crate) network: Network,
+    /// Where images come from.
+    pub(crate) registries: Registries,
+}
+
+/// The daemon's own places.
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Daemon {
+    /// Where CRI is served; absent: `coracle.sock` in the state directory.
+    pub(crate) socket: Option<PathBuf>,
+    /// What dies with the kernel; on tmpfs.
+    pub(crate) state: PathBuf,
+    /// What survives a reboot: images and writable layers.
+    pub(crate) root: PathBuf,
+    /// The cgroup, in every hierarchy, above pods for which the kubelet names none.
+    pub(crate) cgroup_root: String,
+    /// The monitor's executable; absent: `coracle-monitor` beside this program.
+    pub(crate) monitor: Option<PathBuf>,
+}
+
+/// The pods' network.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Network {
+    /// The native bridge.
+    pub(crate) bridge: BridgeConfig,
+}
+
+impl Default for Daemon {
+    fn default() -> Self {
+        Self {
+            socket: None,
+            state: "/run/coracle".into(),
+            root: "/var/lib/coracle".into(),
+            cgroup_root: "coracle".to_owned(),
+            monitor: None,
+        }
+    }
+}
+
+impl Config {
+    /// Reads the named file, or the usual one if it is there.
+    ///
+    /// # Errors
+    /// The named file is not there, or a file is not as it should be.
+    pub(crate) fn load(named: Option<&Path>) -> Result<Self> {
+        let path = named.unwrap_or(Path::new(DEFAULT_PATH));
+        let text = match fs::read_to_string(path) {
+            Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            text => text.during("reading the configuration", path.display())?,
+        };
+        toml::from_str(&text).map_err(|error| Refusal::invalid(path.display().to_string(), error).into())
+    }
+
+    /// Where CRI is served.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.daemon.socket.clone().unwrap_or_else(|| self.daemon.state.join("coracle.sock"))
+    }
+
+    /// The monitor's executable.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub(crate) fn monitor(&self) -> Result<PathBuf> {
+        let path = match &self.daemon.monitor {
+            Some(path) => path.clone(),
+            None => std::env::current_exe().during("finding", "this program")?.with_file_name("coracle-monitor"),
+        };
+        match fs::metadata(&path) {
+            Ok(_) => Ok(path),
+            Err(error) => Err(error).during("looking for the monitor's executable", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_optional_and_no_other_is_taken() {
+        let config: Config = toml::from_str("").unwrap();
+        assert_eq!(config.socket(), Path::new("/run/coracle/coracle.sock"));
+        let config: Config = toml::from_str("[daemon]\nstate = \"/tmp/x\"\n[network.bridge]\nname = \"test0\"\n").unwrap();
+        assert_eq!(config.socket(), Path::new("/tmp/x/coracle.sock"));
+        assert_eq!(config.network.bridge.name.as_str(), "test0");
+        assert!(toml::from_str::<Config>("[daemon]\nsockets = \"/x\"").is_err());
+        assert!(toml::from_str::<Config>("[network.bridge]\nsubnet = \"10.0.0.0/40\"").is_err());
+    }
+
+    #[test]
+    fn a_named_file_must_be_there() {
+        assert!(Config::load(Some(Path::new("/nonexistent/config.toml"))).is_err());
+    }
+}

@@ -1,0 +1,124 @@
+//! `coracle serve`: wires the daemon together and serves CRI until it is told to end.
+//!
+//! Ending means to stop answering. Pods live on under their monitors, and the next daemon takes them over.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_cgroup::Hierarchy;
+use coracle_domain::{During, Failure, Refusal, Result};
+use coracle_engine::{Engine, Layout, Parts, Program};
+use coracle_handler::Handlers;
+use coracle_image::Store;
+use coracle_network::Bridge;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::wrappers::UnixListenerStream;
+use tracing::{error, info};
+
+use crate::config::Config;
+
+/// How long calls under way may take to finish when the daemon is told to end.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Runs the daemon.
+pub(crate) fn run(config: Option<PathBuf>) -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CORACLE_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false).init();
+    let served = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .during("starting", "the daemon's threads")
+        .and_then(|runtime| runtime.block_on(serve(config.as_deref())));
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            error!("{problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(config: Option<&Path>) -> Result<()> {
+    let config = Config::load(config)?;
+    let socket = config.socket();
+    let _lock = lock(&config.daemon.state)?;
+    let engine = Arc::new(Engine::start(parts(config).await?).await?);
+    let listener = listen(&socket)?;
+    info!(socket = %socket.display(), pods = engine.pods().len(), "serving");
+    let server = tonic::transport::Server::builder().add_routes(coracle_cri::routes(engine));
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
+        let _ = stopped.await;
+    });
+    tokio::pin!(serving);
+    tokio::select! {
+        ended = &mut serving => return ended.during("serving", socket.display()),
+        told = told_to_end() => told?,
+    }
+    info!("told to end; pods go on");
+    drop(stop);
+    // Calls that take longer, such as a stop with a long grace, are taken up again by the caller.
+    let _ = tokio::time::timeout(DRAIN, serving).await;
+    Ok(())
+}
+
+async fn parts(config: Config) -> Result<Parts> {
+    let root = &config.daemon.root;
+    make_directory(root)?;
+    Ok(Parts {
+        layout: Layout::new(&config.daemon.state),
+        monitor: Program::open(&config.monitor()?)?,
+        images: Store::open(root, &config.daemon.state.join("images"), config.registries).await?,
+        network: Bridge::new(config.network.bridge),
+        hierarchy: Hierarchy::detect()?.with_root(&config.daemon.cgroup_root)?,
+        handlers: Handlers::default(),
+    })
+}
+
+/// Keeps a second daemon away from the same state for as long as the file is open.
+fn lock(state: &Path) -> Result<File> {
+    make_directory(state)?;
+    let path = state.join("lock");
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).during("opening", path.display())?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => {
+            Err(Refusal::wrong_state(format!("another daemon serves from {}", state.display())).into())
+        }
+        Err(fs::TryLockError::Error(error)) => Err(Failure::new("locking", path.display(), error).into()),
+    }
+}
+
+fn make_directory(path: &Path) -> Result<()> {
+    DirBuilder::new().recursive(true).mode(0o711).create(path).during("making", path.display())
+}
+
+/// Root and its group may call, nobody else. The lock says that a socket that is there is nobody's.
+fn listen(path: &Path) -> Result<UnixListener> {
+    if let Some(parent) = path.parent() {
+        make_directory(parent)?;
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).during("removing the old socket", path.display()),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).during("listening on", path.display())?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660)).during("setting the mode of", path.display())?;
+    Ok(listener)
+}
+
+async fn told_to_end() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).during("listening for", "SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).during("listening for", "SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

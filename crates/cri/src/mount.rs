@@ -1,0 +1,193 @@
+//! Mounts and devices of a container.
+
+use std::path::{Path, PathBuf};
+
+use coracle_domain::{Device, ImageId, Mount, MountSource, Propagation, Refusal};
+
+use crate::check::{self, Checked};
+use crate::v1;
+
+/// What KEP-5855 allows in `mount_options`.
+const OPTIONS: [&str; 3] = ["noexec", "nodev", "nosuid"];
+
+/// The mount at `config.mounts[index]`.
+pub(crate) fn parse(index: usize, message: &v1::Mount) -> Checked<Mount> {
+    let at = |name: &str| format!("config.mounts[{index}].{name}");
+    if !message.uid_mappings.is_empty() || !message.gid_mappings.is_empty() {
+        return Err(Refusal::unsupported(format!("{}: an id-mapped mount", at("uidMappings"))));
+    }
+    let propagation = propagation(&at("propagation"), message.propagation)?;
+    let source = source(&at, message)?;
+    if message.recursive_read_only && !(message.readonly && propagation == Propagation::Private) {
+        return Err(Refusal::invalid(at("recursive_read_only"), "needs readonly and private propagation"));
+    }
+    if let Some(option) = message.mount_options.iter().find(|option| !OPTIONS.contains(&option.as_str())) {
+        return Err(Refusal::invalid(at("mount_options"), format!("{option:?} is none of {}", OPTIONS.join(", "))));
+    }
+    Ok(Mount {
+        target: target(&at("container_path"), &message.container_path)?,
+        source,
+        read_only: message.readonly,
+        recursive_read_only: message.recursive_read_only,
+        propagation,
+        relabel: message.selinux_relabel,
+        options: message.mount_options.clone(),
+    })
+}
+
+/// A path inside the container; never its root, which a mount would hide.
+fn target(field: &str, path: &str) -> Checked<PathBuf> {
+    let target = check::absolute(field, path)?;
+    if target == Path::new("/") { Err(Refusal::invalid(field, "is the root directory")) } else { Ok(target) }
+}
+
+fn source(at: &impl Fn(&str) -> String, message: &v1::Mount) -> Checked<MountSource> {
+    let Some(image) = &message.image else {
+        if !message.image_sub_path.is_empty() {
+            return Err(Refusal::invalid(at("image_sub_path"), "is set without an image"));
+        }
+        return check::absolute(&at("host_path"), &message.host_path).map(MountSource::Host);
+    };
+    if !message.host_path.is_empty() {
+        return Err(Refusal::invalid(at("host_path"), "is set beside an image"));
+    }
+    if !message.readonly {
+        return Err(Refusal::invalid(at("readonly"), "is not set, but an image can only be mounted read-only"));
+    }
+    let reference = check::required(&at("image.image"), &image.image)?;
+    // The kubelet puts the id that PullImage answered into `image`; since 0.36 also into `image_ref`.
+    let id = [&image.image_ref, &reference].into_iter().find_map(|text| text.parse::<ImageId>().ok());
+    Ok(MountSource::Image { id, sub_path: check::beneath_or_none(&at("image_sub_path"), &message.image_sub_path)?, reference })
+}
+
+fn propagation(field: &str, value: i32) -> Checked<Propagation> {
+    Ok(match check::known(field, value)? {
+        v1::MountPropagation::PropagationPrivate => Propagation::Private,
+        v1::MountPropagation::PropagationHostToContainer => Propagation::HostToContainer,
+        v1::MountPropagation::PropagationBidirectional => Propagation::Bidirectional,
+    })
+}
+
+/// A mount as statuses show it.
+pub(crate) fn message(mount: &Mount) -> v1::Mount {
+    let propagation = match mount.propagation {
+        Propagation::Private => v1::MountPropagation::PropagationPrivate,
+        Propagation::HostToContainer => v1::MountPropagation::PropagationHostToContainer,
+        Propagation::Bidirectional => v1::MountPropagation::PropagationBidirectional,
+    };
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let (host_path, image, image_sub_path) = match &mount.source {
+        MountSource::Host(path) => (text(path), None, String::new()),
+        MountSource::Image { reference, id, sub_path } => {
+            let image_ref = id.as_ref().map(|id| id.as_str().to_owned()).unwrap_or_default();
+            let image = v1::ImageSpec { image: reference.clone(), image_ref, ..Default::default() };
+            (String::new(), Some(image), sub_path.as_deref().map(text).unwrap_or_default())
+        }
+    };
+    v1::Mount {
+        container_path: text(&mount.target),
+        host_path,
+        readonly: mount.read_only,
+        selinux_relabel: mount.relabel,
+        propagation: propagation.into(),
+        recursive_read_only: mount.recursive_read_only,
+        image,
+        image_sub_path,
+        mount_options: mount.options.clone(),
+        ..Default::default()
+    }
+}
+
+/// The device at `config.devices[index]`. Without a path of its own inside it keeps the node's.
+pub(crate) fn device(index: usize, message: &v1::Device) -> Checked<Device> {
+    let at = |name: &str| format!("config.devices[{index}].{name}");
+    let host = check::absolute(&at("host_path"), &message.host_path)?;
+    let target = check::absolute_or_none(&at("container_path"), &message.container_path)?;
+    let permissions = &message.permissions;
+    if permissions.is_empty() || !permissions.chars().all(|letter| "rwm".contains(letter)) {
+        return Err(Refusal::invalid(at("permissions"), format!("{permissions:?} is not made of the letters r, w and m")));
+    }
+    Ok(Device { target: target.unwrap_or_else(|| host.clone()), host, permissions: permissions.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bind() -> v1::Mount {
+        v1::Mount { container_path: "/data".to_owned(), host_path: "/srv".to_owned(), ..Default::default() }
+    }
+
+    fn image() -> v1::Mount {
+        let image = v1::ImageSpec { image: format!("sha256:{}", "0".repeat(64)), ..Default::default() };
+        v1::Mount {
+            container_path: "/model".to_owned(),
+            readonly: true,
+            image: Some(image),
+            image_sub_path: "weights/small".to_owned(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn mounts_come_back_as_they_were_given() {
+        let full = v1::Mount {
+            readonly: true,
+            selinux_relabel: true,
+            recursive_read_only: true,
+            mount_options: vec!["noexec".to_owned(), "nosuid".to_owned()],
+            ..bind()
+        };
+        let shared = v1::Mount { propagation: v1::MountPropagation::PropagationBidirectional.into(), ..bind() };
+        for mount in [bind(), full, shared] {
+            assert_eq!(message(&parse(0, &mount).unwrap()), mount);
+        }
+    }
+
+    #[test]
+    fn an_image_is_mounted_by_the_id_that_the_kubelet_pulled() {
+        let status = message(&parse(0, &image()).unwrap());
+        assert_eq!(status.image.map(|image| (image.image_ref == image.image, image.image.len())), Some((true, 71)));
+        assert_eq!(status.image_sub_path, "weights/small");
+    }
+
+    #[test]
+    fn contradictions_are_refused_by_field() {
+        type Spoil = fn(&mut v1::Mount);
+        let cases: [(&str, v1::Mount, Spoil); 14] = [
+            ("container_path", bind(), |m| m.container_path = "data".to_owned()),
+            ("container_path", bind(), |m| m.container_path.clear()),
+            ("container_path", bind(), |m| m.container_path = "/".to_owned()),
+            ("container_path", bind(), |m| m.container_path = "/a\0".to_owned()),
+            ("host_path", bind(), |m| m.host_path = "srv".to_owned()),
+            ("host_path", bind(), |m| m.host_path.clear()),
+            ("propagation", bind(), |m| m.propagation = 3),
+            ("recursive_read_only", bind(), |m| m.recursive_read_only = true),
+            ("mount_options", bind(), |m| m.mount_options = vec!["suid".to_owned()]),
+            ("image_sub_path", bind(), |m| m.image_sub_path = "a".to_owned()),
+            ("host_path", image(), |m| m.host_path = "/srv".to_owned()),
+            ("readonly", image(), |m| m.readonly = false),
+            ("image_sub_path", image(), |m| m.image_sub_path = "../etc".to_owned()),
+            ("image.image", image(), |m| m.image = Some(v1::ImageSpec::default())),
+        ];
+        for (name, mut mount, spoil) in cases {
+            spoil(&mut mount);
+            match parse(3, &mount) {
+                Err(Refusal::Invalid { field, .. }) => assert_eq!(field, format!("config.mounts[3].{name}")),
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+        let shared_and_recursive = v1::Mount { readonly: true, recursive_read_only: true, propagation: 1, ..bind() };
+        assert!(parse(0, &shared_and_recursive).is_err());
+    }
+
+    #[test]
+    fn a_device_has_some_of_three_letters() {
+        let message =
+            |permissions: &str| v1::Device { host_path: "/dev/fuse".to_owned(), permissions: permissions.to_owned(), ..Default::default() };
+        assert_eq!(device(0, &message("rw")).unwrap().target, Path::new("/dev/fuse"));
+        for permissions in ["", "x", "rwx"] {
+            assert!(device(0, &message(permissions)).is_err(), "{permissions:?}");
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Requests and views that tests start from: everything set that can be.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use coracle_domain::{ContainerPhase, ContainerRequest, ContainerView, Exit, ExitCode, PodPhase, PodRequest, PodView, Resources};
+
+use crate::v1::security_profile::ProfileType;
+use crate::{container, pod, v1};
+
+pub(crate) const IMAGE: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+fn list(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+fn number(value: i64) -> Option<v1::Int64Value> {
+    Some(v1::Int64Value { value })
+}
+
+fn local(path: &str) -> Option<v1::SecurityProfile> {
+    Some(v1::SecurityProfile { profile_type: ProfileType::Localhost.into(), localhost_ref: path.to_owned() })
+}
+
+fn limits() -> v1::LinuxContainerResources {
+    v1::LinuxContainerResources { cpu_shares: 512, memory_limit_in_bytes: 64 << 20, oom_score_adj: 999, ..Default::default() }
+}
+
+/// A pod as a kubelet asks for it.
+pub(crate) fn pod_config() -> v1::PodSandboxConfig {
+    let options = v1::NamespaceOption { pid: v1::NamespaceMode::Container.into(), ..Default::default() };
+    let context = v1::LinuxSandboxSecurityContext {
+        namespace_options: Some(options),
+        run_as_user: number(1000),
+        run_as_group: number(1001),
+        supplemental_groups: vec![5, 6],
+        seccomp: local("/var/lib/kubelet/seccomp/p.json"),
+        ..Default::default()
+    };
+    let linux = v1::LinuxPodSandboxConfig {
+        cgroup_parent: "/kubepods/burstable/pod42".to_owned(),
+        security_context: Some(context),
+        sysctls: map(&[("net.ipv4.ip_unprivileged_port_start", "0")]),
+        overhead: Some(v1::LinuxContainerResources::default()),
+        resources: Some(limits()),
+    };
+    let port = v1::PortMapping { protocol: v1::Protocol::Udp.into(), container_port: 53, host_port: 5353, host_ip: "127.0.0.1".to_owned() };
+    v1::PodSandboxConfig {
+        metadata: Some(v1::PodSandboxMetadata {
+            name: "web".to_owned(),
+            uid: "42".to_owned(),
+            namespace: "default".to_owned(),
+            attempt: 1,
+        }),
+        hostname: "web-0".to_owned(),
+        log_directory: "/var/log/pods/default_web_42".to_owned(),
+        dns_config: Some(v1::DnsConfig { servers: list(&["10.96.0.10"]), searches: list(&["cluster.local"]), options: list(&["ndots:5"]) }),
+        port_mappings: vec![port, v1::PortMapping { container_port: 80, ..Default::default() }],
+        labels: map(&[("app", "web")]),
+        annotations: map(&[("note", "späte\nZeile")]),
+        linux: Some(linux),
+        windows: None,
+    }
+}
+
+/// A container as a kubelet asks for it.
+pub(crate) fn container_config() -> v1::ContainerConfig {
+    let context = v1::LinuxContainerSecurityContext {
+        capabilities: Some(v1::Capability {
+            add_capabilities: list(&["NET_ADMIN"]),
+            drop_capabilities: list(&["ALL"]),
+            ..Default::default()
+        }),
+        namespace_options: Some(v1::NamespaceOption { pid: v1::NamespaceMode::Container.into(), ..Default::default() }),
+        run_as_user: number(1000),
+        masked_paths: list(&["/proc/kcore"]),
+        readonly_paths: list(&["/proc/sys"]),
+        seccomp: local("/p.json"),
+        no_new_privs: true,
+        ..Default::default()
+    };
+    let mount = v1::Mount { container_path: "/etc/hosts".to_owned(), host_path: "/var/lib/kubelet/hosts".to_owned(), ..Default::default() };
+    v1::ContainerConfig {
+        metadata: Some(v1::ContainerMetadata { name: "server".to_owned(), attempt: 2 }),
+        image: Some(v1::ImageSpec {
+            image: IMAGE.to_owned(),
+            user_specified_image: "registry.example/web:1".to_owned(),
+            annotations: map(&[("a", "b")]),
+            ..Default::default()
+        }),
+        command: list(&["/bin/server"]),
+        args: list(&["--port", "80"]),
+        working_dir: "/srv".to_owned(),
+        envs: vec![v1::KeyValue { key: "RAW".to_owned(), value: vec![0xff, b'=', 0x80] }],
+        mounts: vec![mount],
+        devices: vec![v1::Device {
+            host_path: "/dev/fuse".to_owned(),
+            container_path: "/dev/fuse".to_owned(),
+            permissions: "rwm".to_owned(),
+        }],
+        labels: map(&[("app", "web"), ("tier", "front")]),
+        annotations: map(&[("hash", "1f")]),
+        log_path: "server/2.log".to_owned(),
+        linux: Some(v1::LinuxContainerConfig { resources: Some(limits()), security_context: Some(context) }),
+        stop_signal: v1::Signal::Sigusr1.into(),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn pod_request() -> PodRequest {
+    let request = v1::RunPodSandboxRequest { config: Some(pod_config()), runtime_handler: "native".to_owned() };
+    pod::parse(&request).unwrap()
+}
+
+pub(crate) fn container_request() -> ContainerRequest {
+    let request = v1::CreateContainerRequest { config: Some(container_config()), ..Default::default() };
+    container::parse(&request).unwrap()
+}
+
+/// A container that ended well.
+pub(crate) fn container() -> Arc<ContainerView> {
+    let request = container_request();
+    Arc::new(ContainerView {
+        id: "c1".repeat(32).parse().unwrap(),
+        pod: "ab".repeat(32).parse().unwrap(),
+        image: IMAGE.parse().unwrap(),
+        phase: ContainerPhase::Exited {
+            started_at: Some(200),
+            exit: Exit { code: ExitCode::Known(0), at: 300, oom_killed: false },
+            message: String::new(),
+        },
+        created_at: 100,
+        resources: Resources { cpu_shares: Some(1024), ..request.resources.clone() },
+        user: (1000, 1001, vec![5, 6]),
+        log_path: Some("/var/log/pods/default_web_42/server/2.log".into()),
+        stop_signal: 10,
+        request: Arc::new(request),
+    })
+}
+
+/// A ready pod with that container in it.
+pub(crate) fn pod() -> Arc<PodView> {
+    Arc::new(PodView {
+        id: "ab".repeat(32).parse().unwrap(),
+        request: Arc::new(pod_request()),
+        phase: PodPhase::Ready,
+        created_at: 50,
+        addresses: vec!["10.88.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
+        containers: vec![container()],
+        monitor_pid: Some(7),
+        network_namespace: Some("/run/coracle/netns".into()),
+    })
+}

@@ -1,0 +1,255 @@
+//! Security contexts of pods and containers, seccomp and AppArmor profiles, capabilities.
+//!
+//! SELinux labels are read and not used: no handler labels processes yet, as on a node without SELinux.
+
+use coracle_domain::{Capabilities, Profile, Refusal, RunAs, SecurityContext, SupplementalGroupsPolicy};
+
+use crate::check::{self, Checked};
+use crate::v1;
+use crate::v1::security_profile::ProfileType;
+
+/// Where both contexts stand in their requests.
+const CONTEXT: &str = "config.linux.security_context";
+
+/// A pod's own security context.
+pub(crate) fn of_pod(message: &v1::LinuxSandboxSecurityContext) -> Checked<SecurityContext> {
+    let run_as = match &message.run_as_user {
+        Some(user) => RunAs::Uid(check::id(&format!("{CONTEXT}.run_as_user"), user.value)?),
+        None => RunAs::ImageUser,
+    };
+    #[allow(deprecated)]
+    let seccomp_path = message.seccomp_profile_path.as_str();
+    Ok(SecurityContext {
+        run_as_group: group(&run_as, message.run_as_group.as_ref())?,
+        run_as,
+        supplemental_groups: groups(&message.supplemental_groups)?,
+        supplemental_groups_policy: policy(message.supplemental_groups_policy)?,
+        privileged: message.privileged,
+        read_only_rootfs: message.readonly_rootfs,
+        seccomp: seccomp(message.seccomp.as_ref(), seccomp_path)?,
+        apparmor: apparmor(message.apparmor.as_ref(), "")?,
+        ..SecurityContext::default()
+    })
+}
+
+/// A container's security context. Profiles stay as given when it is privileged: what they mean then is
+/// decided where the process is planned.
+pub(crate) fn of_container(message: &v1::LinuxContainerSecurityContext) -> Checked<SecurityContext> {
+    let run_as = run_as(message)?;
+    #[allow(deprecated)]
+    let (seccomp_path, apparmor_name) = (message.seccomp_profile_path.as_str(), message.apparmor_profile.as_str());
+    let paths = |name: &str, paths: &[String]| {
+        let field = format!("{CONTEXT}.{name}");
+        paths.iter().map(|path| check::absolute(&field, path)).collect::<Checked<Vec<_>>>()
+    };
+    Ok(SecurityContext {
+        run_as_group: group(&run_as, message.run_as_group.as_ref())?,
+        run_as,
+        supplemental_groups: groups(&message.supplemental_groups)?,
+        supplemental_groups_policy: policy(message.supplemental_groups_policy)?,
+        privileged: message.privileged,
+        read_only_rootfs: message.readonly_rootfs,
+        no_new_privileges: message.no_new_privs,
+        capabilities: message.capabilities.as_ref().map_or(Ok(Capabilities::default()), capabilities)?,
+        masked_paths: paths("masked_paths", &message.masked_paths)?,
+        read_only_paths: paths("readonly_paths", &message.readonly_paths)?,
+        seccomp: seccomp(message.seccomp.as_ref(), seccomp_path)?,
+        apparmor: apparmor(message.apparmor.as_ref(), apparmor_name)?,
+    })
+}
+
+fn run_as(message: &v1::LinuxContainerSecurityContext) -> Checked<RunAs> {
+    match (&message.run_as_user, message.run_as_username.as_str()) {
+        (Some(_), name) if !name.is_empty() => {
+            Err(Refusal::invalid(format!("{CONTEXT}.run_as_username"), format!("{name:?} is set beside run_as_user")))
+        }
+        (Some(user), _) => check::id(&format!("{CONTEXT}.run_as_user"), user.value).map(RunAs::Uid),
+        (None, "") => Ok(RunAs::ImageUser),
+        (None, name) => check::text(&format!("{CONTEXT}.run_as_username"), name).map(RunAs::Name),
+    }
+}
+
+fn group(run_as: &RunAs, group: Option<&v1::Int64Value>) -> Checked<Option<u32>> {
+    let Some(group) = group else { return Ok(None) };
+    let field = format!("{CONTEXT}.run_as_group");
+    if *run_as == RunAs::ImageUser {
+        return Err(Refusal::invalid(field, "is set without a user"));
+    }
+    check::id(&field, group.value).map(Some)
+}
+
+fn groups(groups: &[i64]) -> Checked<Vec<u32>> {
+    let field = format!("{CONTEXT}.supplemental_groups");
+    groups.iter().map(|group| check::id(&field, *group)).collect()
+}
+
+fn policy(value: i32) -> Checked<SupplementalGroupsPolicy> {
+    Ok(match check::known(&format!("{CONTEXT}.supplemental_groups_policy"), value)? {
+        v1::SupplementalGroupsPolicy::Merge => SupplementalGroupsPolicy::Merge,
+        v1::SupplementalGroupsPolicy::Strict => SupplementalGroupsPolicy::Strict,
+    })
+}
+
+fn capabilities(message: &v1::Capability) -> Checked<Capabilities> {
+    let names = |list: &str, names: &[String]| {
+        let field = format!("{CONTEXT}.capabilities.{list}");
+        names.iter().map(|name| capability(&field, name)).collect::<Checked<Vec<_>>>()
+    };
+    Ok(Capabilities {
+        add: names("add_capabilities", &message.add_capabilities)?,
+        drop: names("drop_capabilities", &message.drop_capabilities)?,
+        add_ambient: names("add_ambient_capabilities", &message.add_ambient_capabilities)?,
+    })
+}
+
+/// `CAP_NET_RAW`, `NET_RAW` and `net_raw` are one.
+fn capability(field: &str, name: &str) -> Checked<String> {
+    let upper = name.to_ascii_uppercase();
+    let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
+    if bare.is_empty() || !bare.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_') {
+        return Err(Refusal::invalid(field, format!("{name:?} is not the name of a capability")));
+    }
+    Ok(bare.to_owned())
+}
+
+fn seccomp(message: Option<&v1::SecurityProfile>, deprecated: &str) -> Checked<Profile> {
+    let profile = profile(["seccomp", "seccomp_profile_path"], message, deprecated)?;
+    if let Profile::Localhost(path) = &profile {
+        check::absolute(&format!("{CONTEXT}.seccomp.localhost_ref"), path)?;
+    }
+    Ok(profile)
+}
+
+fn apparmor(message: Option<&v1::SecurityProfile>, deprecated: &str) -> Checked<Profile> {
+    let profile = profile(["apparmor", "apparmor_profile"], message, deprecated)?;
+    if let Profile::Localhost(name) = &profile {
+        check::word(&format!("{CONTEXT}.apparmor.localhost_ref"), name)?;
+    }
+    Ok(profile)
+}
+
+/// The message counts before the deprecated text; without either there is no confinement.
+fn profile(names: [&str; 2], message: Option<&v1::SecurityProfile>, deprecated: &str) -> Checked<Profile> {
+    let [field, deprecated_field] = names.map(|name| format!("{CONTEXT}.{name}"));
+    let Some(message) = message else {
+        return deprecated_profile(&deprecated_field, deprecated);
+    };
+    let reference = &message.localhost_ref;
+    match check::known(&format!("{field}.profile_type"), message.profile_type)? {
+        ProfileType::Localhost => check::required(&format!("{field}.localhost_ref"), reference).map(Profile::Localhost),
+        _ if !reference.is_empty() => {
+            Err(Refusal::invalid(format!("{field}.localhost_ref"), "is set, but the profile's type is not Localhost"))
+        }
+        ProfileType::RuntimeDefault => Ok(Profile::RuntimeDefault),
+        ProfileType::Unconfined => Ok(Profile::Unconfined),
+    }
+}
+
+fn deprecated_profile(field: &str, text: &str) -> Checked<Profile> {
+    match text {
+        "" | "unconfined" => Ok(Profile::Unconfined),
+        "runtime/default" | "docker/default" => Ok(Profile::RuntimeDefault),
+        text => match text.strip_prefix("localhost/") {
+            Some(reference) => check::required(field, reference).map(Profile::Localhost),
+            None => Err(Refusal::invalid(field, format!("unknown profile {text:?}"))),
+        },
+    }
+}
+
+#[cfg(test)]
+#[allow(deprecated)]
+mod tests {
+    use super::*;
+
+    type Context = v1::LinuxContainerSecurityContext;
+
+    fn uid(value: i64) -> Option<v1::Int64Value> {
+        Some(v1::Int64Value { value })
+    }
+
+    fn refused_field(context: &Context) -> String {
+        match of_container(context) {
+            Err(Refusal::Invalid { field, .. }) => field.trim_start_matches(CONTEXT).trim_start_matches('.').to_owned(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_empty_context_is_the_default() {
+        assert_eq!(of_container(&Context::default()), Ok(SecurityContext::default()));
+        assert_eq!(of_pod(&v1::LinuxSandboxSecurityContext::default()), Ok(SecurityContext::default()));
+    }
+
+    #[test]
+    fn a_user_is_named_once_and_a_group_needs_one() {
+        let group = Context { run_as_group: uid(5), ..Context::default() };
+        assert_eq!(refused_field(&group), "run_as_group");
+        let pod = v1::LinuxSandboxSecurityContext { run_as_group: uid(5), ..Default::default() };
+        assert!(of_pod(&pod).is_err());
+        let both = Context { run_as_user: uid(0), run_as_username: "root".to_owned(), ..Context::default() };
+        assert_eq!(refused_field(&both), "run_as_username");
+        let negative = Context { run_as_user: uid(-1), ..Context::default() };
+        assert_eq!(refused_field(&negative), "run_as_user");
+        let named = of_container(&Context { run_as_username: "www".to_owned(), run_as_group: uid(7), ..Context::default() }).unwrap();
+        assert_eq!((named.run_as, named.run_as_group), (RunAs::Name("www".to_owned()), Some(7)));
+    }
+
+    #[test]
+    fn uid_zero_is_a_user_and_not_the_absence_of_one() {
+        assert_eq!(of_container(&Context { run_as_user: uid(0), ..Context::default() }).unwrap().run_as, RunAs::Uid(0));
+    }
+
+    #[test]
+    fn capabilities_lose_their_prefix_and_their_case() {
+        let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let message = v1::Capability { add_capabilities: list(&["CAP_NET_RAW", "sys_time", "ALL"]), ..Default::default() };
+        assert_eq!(capabilities(&message).unwrap().add, list(&["NET_RAW", "SYS_TIME", "ALL"]));
+        for name in ["", "CAP_", "NET RAW", "net-raw"] {
+            let context = Context {
+                capabilities: Some(v1::Capability { drop_capabilities: list(&[name]), ..Default::default() }),
+                ..Default::default()
+            };
+            assert_eq!(refused_field(&context), "capabilities.drop_capabilities", "{name:?}");
+        }
+    }
+
+    #[test]
+    fn profiles_are_read_from_the_message_and_from_the_deprecated_text() {
+        let message = |profile_type: ProfileType, localhost_ref: &str| {
+            Some(v1::SecurityProfile { profile_type: profile_type.into(), localhost_ref: localhost_ref.to_owned() })
+        };
+        let local = Profile::Localhost("/p.json".to_owned());
+        let cases = [
+            (None, "", Profile::Unconfined),
+            (None, "unconfined", Profile::Unconfined),
+            (None, "runtime/default", Profile::RuntimeDefault),
+            (None, "localhost//p.json", local.clone()),
+            (message(ProfileType::RuntimeDefault, ""), "unconfined", Profile::RuntimeDefault),
+            (message(ProfileType::Unconfined, ""), "runtime/default", Profile::Unconfined),
+            (message(ProfileType::Localhost, "/p.json"), "", local),
+        ];
+        for (seccomp, path, expected) in cases {
+            let context = Context { seccomp, seccomp_profile_path: path.to_owned(), ..Context::default() };
+            assert_eq!(of_container(&context).unwrap().seccomp, expected, "{context:?}");
+        }
+        for (seccomp, path) in [
+            (message(ProfileType::Localhost, ""), ""),
+            (message(ProfileType::Localhost, "relative.json"), ""),
+            (message(ProfileType::Unconfined, "/p.json"), ""),
+            (Some(v1::SecurityProfile { profile_type: 9, localhost_ref: String::new() }), ""),
+            (None, "localhost/relative.json"),
+            (None, "localhost/"),
+            (None, "secure"),
+        ] {
+            let context = Context { seccomp, seccomp_profile_path: path.to_owned(), ..Context::default() };
+            assert!(of_container(&context).is_err(), "{context:?}");
+        }
+    }
+
+    #[test]
+    fn an_apparmor_profile_is_a_name() {
+        let context = |name: &str| Context { apparmor_profile: name.to_owned(), ..Context::default() };
+        assert_eq!(of_container(&context("localhost/web")).unwrap().apparmor, Profile::Localhost("web".to_owned()));
+        assert!(of_container(&context("localhost/web server")).is_err());
+    }
+}

@@ -1,0 +1,84 @@
+//! Kernel parameters that a pod may set: those that its own namespaces hold. Any other would change the
+//! node (namespaces(7); sysctl documentation of the kernel, `net`, `kernel` and `fs.mqueue`).
+
+use std::collections::BTreeMap;
+
+use coracle_domain::{IpcMode, NetworkMode, Refusal};
+
+use crate::check::{self, Checked};
+
+const FIELD: &str = "config.linux.sysctls";
+
+/// Parameters of the IPC namespace beside `fs.mqueue.*`.
+const IPC: [&str; 8] = [
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shm_rmid_forced",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+];
+
+/// The parameters as given, once each is known to be of a namespace that the pod has to itself.
+pub(crate) fn parse(sysctls: &BTreeMap<String, String>, network: NetworkMode, ipc: IpcMode) -> Checked<BTreeMap<String, String>> {
+    for (name, value) in sysctls {
+        check::text(FIELD, value)?;
+        let dotted = dotted(name).ok_or_else(|| Refusal::invalid(FIELD, format!("{name:?} is not the name of a kernel parameter")))?;
+        let of_network = dotted.starts_with("net.");
+        let of_ipc = IPC.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.");
+        if of_network && network == NetworkMode::Node || of_ipc && ipc == IpcMode::Node {
+            return Err(Refusal::invalid(FIELD, format!("{name:?} would change the node, whose namespace the pod shares")));
+        }
+        if !of_network && !of_ipc && dotted != "kernel.domainname" {
+            return Err(Refusal::invalid(FIELD, format!("{name:?} belongs to no namespace and would change the node")));
+        }
+    }
+    Ok(sysctls.clone())
+}
+
+/// The name with dots between its parts. Written with slashes, a dot belongs to a part, as in an
+/// interface's name (sysctl(8)): whichever comes first separates.
+fn dotted(name: &str) -> Option<String> {
+    let separator = name.chars().find(|c| matches!(c, '.' | '/'))?;
+    let sane = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_./@:".contains(c));
+    let parts: Vec<&str> = name.split(separator).collect();
+    let climbs = parts.iter().any(|part| part.split(['.', '/']).any(str::is_empty));
+    (parts.iter().all(|part| sane(part)) && !climbs).then(|| parts.join("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_one(name: &str, network: NetworkMode, ipc: IpcMode) -> Checked<BTreeMap<String, String>> {
+        parse(&BTreeMap::from([(name.to_owned(), "1".to_owned())]), network, ipc)
+    }
+
+    #[test]
+    fn parameters_of_the_pods_own_namespaces_pass_verbatim() {
+        for name in ["net.ipv4.ip_forward", "net/ipv4/conf/eth0.100/rp_filter", "kernel.shm_rmid_forced", "fs.mqueue.msg_max"] {
+            let taken = parse_one(name, NetworkMode::Pod, IpcMode::Pod).unwrap();
+            assert_eq!(taken.keys().collect::<Vec<_>>(), [name]);
+        }
+    }
+
+    #[test]
+    fn parameters_of_the_node_are_refused() {
+        assert!(parse_one("net.ipv4.ip_forward", NetworkMode::Node, IpcMode::Pod).is_err());
+        assert!(parse_one("kernel/shmmax", NetworkMode::Pod, IpcMode::Node).is_err());
+        for name in ["vm.swappiness", "kernel.panic", "kernel.hostname", "fs.file-max"] {
+            assert!(parse_one(name, NetworkMode::Pod, IpcMode::Pod).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_no_path_out_of_proc_sys() {
+        for name in
+            ["", "net", "net..ipv4", "net/../vm/swappiness", "net.ipv4/../../vm", "net.ipv4.", ".net.a", "/net/a", "net.a\0b", "net.a b"]
+        {
+            assert!(parse_one(name, NetworkMode::Pod, IpcMode::Pod).is_err(), "{name:?}");
+        }
+    }
+}

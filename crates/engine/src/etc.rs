@@ -1,0 +1,73 @@
+//! The files a pod's containers see in /etc.
+
+use std::fmt::Write;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use coracle_domain::{DnsConfig, During, NetworkMode, PodRequest, Result};
+
+use crate::layout::PodDirectory;
+
+/// Writes `resolv.conf` and, for a pod with a host name of its own, `hostname`.
+pub(crate) fn write(directory: &PodDirectory, request: &PodRequest) -> Result<()> {
+    let resolver = match &request.dns {
+        Some(dns) => resolv_conf(dns),
+        None => node_file("/etc/resolv.conf")?,
+    };
+    put(&directory.etc("resolv.conf"), resolver.as_bytes())?;
+    let hostname = match (&request.hostname, request.network) {
+        (Some(name), NetworkMode::Pod) => format!("{name}\n"),
+        _ => format!("{}\n", rustix::system::uname().nodename().to_string_lossy()),
+    };
+    put(&directory.etc("hostname"), hostname.as_bytes())
+}
+
+/// resolv.conf(5) from CRI's fields.
+fn resolv_conf(dns: &DnsConfig) -> String {
+    let mut text = String::new();
+    if !dns.searches.is_empty() {
+        let _ = writeln!(text, "search {}", dns.searches.join(" "));
+    }
+    for server in &dns.servers {
+        let _ = writeln!(text, "nameserver {server}");
+    }
+    if !dns.options.is_empty() {
+        let _ = writeln!(text, "options {}", dns.options.join(" "));
+    }
+    text
+}
+
+/// The node's own file, or nothing where the node has none.
+fn node_file(path: &str) -> Result<String> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(error).during("reading", path),
+    }
+}
+
+/// Containers of any user read these files.
+fn put(path: &Path, content: &[u8]) -> Result<()> {
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path);
+    file.and_then(|mut file| file.write_all(content)).during("writing", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolv_conf_says_what_the_request_says() {
+        let dns = DnsConfig {
+            servers: vec!["10.0.0.10".into(), "fd00::a".into()],
+            searches: vec!["default.svc.cluster.local".into(), "svc.cluster.local".into()],
+            options: vec!["ndots:5".into()],
+        };
+        assert_eq!(
+            resolv_conf(&dns),
+            "search default.svc.cluster.local svc.cluster.local\nnameserver 10.0.0.10\nnameserver fd00::a\noptions ndots:5\n"
+        );
+    }
+}

@@ -1,0 +1,191 @@
+//! ExecSync: a program run in a container, and all it said.
+//!
+//! It changes no pod, so it goes straight to the monitor. The daemon reads the pipes itself; the monitor only
+//! forks. The call returns when the program itself ends: what its descendants still hold open is not waited for.
+//! They live in a leaf cgroup of the exec's own, which is killed and removed when the call ends, however it ends.
+
+use std::future::pending;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_cgroup::ExecLeaf;
+use coracle_domain::{ContainerView, During, Failure, FailureKind, Refusal, Result};
+use coracle_monitor::protocol::Exec;
+use coracle_plan::Cgroups;
+use rustix::fs::{Mode, OFlags};
+use rustix::pipe::PipeFlags;
+use tokio::net::unix::pipe;
+
+use crate::cgroups::blocking;
+use crate::deadline::{SET_UP, within};
+use crate::live::{Live, LiveContainer};
+
+/// What is kept of each stream; the rest is dropped, as kubelet expects.
+const OUTPUT_LIMIT: usize = 16 << 20;
+
+/// What an exec said and how it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecOutput {
+    /// At most 16 MiB.
+    pub stdout: Vec<u8>,
+    /// At most 16 MiB.
+    pub stderr: Vec<u8>,
+    /// Its exit status, or 128 and the number of the signal that killed it.
+    pub exit_code: i32,
+}
+
+/// A program to run in a container, under a name that is unique in the pod.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) name: String,
+    pub(crate) command: Vec<String>,
+    /// After it, the program and all its descendants are killed.
+    pub(crate) limit: Option<Duration>,
+}
+
+/// Runs a program in a running container.
+pub(crate) async fn run(container: &ContainerView, live: &Live, request: Request) -> Result<ExecOutput> {
+    let (Some(target), Some(monitor)) = (live.running(container), &live.monitor) else {
+        return Err(Refusal::wrong_state(format!("container {} is not running", container.id)).into());
+    };
+    let subject = container.id.as_str();
+    let leaf = Leaf::make(target, &request.name).await?;
+    let (mut stdout, stdout_end) = Capture::new().during("making pipes for an exec in container", subject)?;
+    let (mut stderr, stderr_end) = Capture::new().during("making pipes for an exec in container", subject)?;
+    let exec = Exec {
+        exec: request.name,
+        container: subject.to_owned(),
+        process: coracle_spec::exec_process(&target.process, &request.command, false)?,
+        cgroups: leaf.cgroups(),
+    };
+    let streams = [null().during("opening", "/dev/null")?, stdout_end, stderr_end];
+    let running = within(SET_UP, "starting an exec in container", subject, monitor.exec(exec, streams)).await?;
+    let reading = async {
+        tokio::join!(stdout.read_to_end(), stderr.read_to_end());
+        pending::<()>().await
+    };
+    let exit_code = tokio::select! {
+        code = running.exited => code.during("waiting for an exec in container", subject)?,
+        () = reading => return Err(lost(subject)),
+        () = passed(request.limit) => {
+            let problem = format!("no end after {} s", request.limit.unwrap_or_default().as_secs_f32());
+            return Err(Failure::new("running a command in container", subject, problem).kind(FailureKind::TimedOut).into());
+        }
+    };
+    stdout.take();
+    stderr.take();
+    Ok(ExecOutput { stdout: stdout.kept, stderr: stderr.kept, exit_code })
+}
+
+async fn passed(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => tokio::time::sleep(limit).await,
+        None => pending().await,
+    }
+}
+
+fn lost(subject: &str) -> coracle_domain::Error {
+    Failure::new("waiting for an exec in container", subject, "its output is lost").into()
+}
+
+fn null() -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// The cgroup of one exec; killed and removed when dropped, off the caller's path.
+struct Leaf(Option<ExecLeaf>);
+
+impl Leaf {
+    async fn make(target: &Arc<LiveContainer>, name: &str) -> Result<Self> {
+        let (cgroup, name) = (Arc::clone(&target.cgroup), name.to_owned());
+        Ok(Self(Some(blocking(move || cgroup.exec_leaf(&name)).await?)))
+    }
+
+    fn cgroups(&self) -> Cgroups {
+        self.0.as_ref().map(|leaf| Cgroups { unified: leaf.dir.clone(), join: leaf.join.clone() }).unwrap_or_default()
+    }
+}
+
+impl Drop for Leaf {
+    fn drop(&mut self) {
+        let Some(leaf) = self.0.take() else { return };
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = leaf.remove() {
+                tracing::warn!(%error, "the cgroup of an exec is left for its container's end");
+            }
+        });
+    }
+}
+
+/// One output stream.
+struct Capture {
+    pipe: pipe::Receiver,
+    kept: Vec<u8>,
+}
+
+/// What reading until there is no more for now came to.
+#[derive(PartialEq, Eq)]
+enum Taken {
+    Everything,
+    End,
+}
+
+impl Capture {
+    /// A pipe: the reading end, which does not block, and the writing end, which does.
+    fn new() -> io::Result<(Self, OwnedFd)> {
+        let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        Ok((Self { pipe: pipe::Receiver::from_owned_fd(reader)?, kept: Vec::new() }, writer))
+    }
+
+    async fn read_to_end(&mut self) {
+        while self.pipe.readable().await.is_ok() && self.take() != Taken::End {}
+    }
+
+    /// Takes what is there, and does not wait for more.
+    fn take(&mut self) -> Taken {
+        let mut buffer = [0; 16 << 10];
+        loop {
+            match self.pipe.try_read(&mut buffer) {
+                Ok(0) => return Taken::End,
+                Ok(length) => {
+                    let room = OUTPUT_LIMIT - self.kept.len();
+                    self.kept.extend_from_slice(&buffer[..length.min(room)]);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Taken::Everything,
+                Err(_) => return Taken::End,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn output_is_capped_and_the_rest_is_swallowed() {
+        let (mut capture, writer) = Capture::new().unwrap();
+        let writing = tokio::task::spawn_blocking(move || {
+            let chunk = vec![b'x'; 1 << 20];
+            for _ in 0..20 {
+                let mut rest = &chunk[..];
+                while !rest.is_empty() {
+                    rest = &rest[rustix::io::write(&writer, rest).unwrap()..];
+                }
+            }
+        });
+        capture.read_to_end().await;
+        writing.await.unwrap();
+        assert_eq!(capture.kept.len(), OUTPUT_LIMIT);
+    }
+
+    #[tokio::test]
+    async fn what_is_there_is_taken_without_waiting_for_the_end() {
+        let (mut capture, writer) = Capture::new().unwrap();
+        rustix::io::write(&writer, b"said").unwrap();
+        capture.take();
+        assert_eq!(capture.kept, b"said");
+    }
+}

@@ -1,0 +1,109 @@
+//! Where a pod's things are. Every path derives from an id, so that teardown and recovery need no memory.
+//!
+//! ```text
+//! <state>/pods/<pod>/record.json                    what the pod is; replaced by rename
+//!                    monitor.sock, monitor.log      its monitor
+//!                    ns/{net,ipc,uts,pid}           namespace pins (bind mounts)
+//!                    shm                            /dev/shm of its containers (tmpfs)
+//!                    resolv.conf, hostname, hosts   shown in its containers' /etc
+//!                    containers/<container>/plan.json, exit.json, rootfs
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use coracle_domain::{ContainerId, PodId};
+
+/// The daemon's directory on tmpfs.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    state: PathBuf,
+}
+
+impl Layout {
+    /// The layout under `state`, usually `/run/coracle`.
+    pub fn new(state: impl Into<PathBuf>) -> Self {
+        Self { state: state.into() }
+    }
+
+    /// All pods.
+    pub fn pods(&self) -> PathBuf {
+        self.state.join("pods")
+    }
+
+    /// Where records that cannot be read are put aside.
+    pub fn quarantine(&self) -> PathBuf {
+        self.state.join("quarantine")
+    }
+
+    /// One pod.
+    pub fn pod(&self, id: &PodId) -> PodDirectory {
+        PodDirectory(self.pods().join(id.as_str()))
+    }
+}
+
+/// One pod's directory.
+#[derive(Debug, Clone)]
+pub struct PodDirectory(PathBuf);
+
+impl PodDirectory {
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The pod's record.
+    pub fn record(&self) -> PathBuf {
+        self.0.join("record.json")
+    }
+
+    /// The directory of namespace pins.
+    pub fn pins(&self) -> PathBuf {
+        self.0.join("ns")
+    }
+
+    /// The pin of one namespace: `net`, `ipc`, `uts` or `pid`.
+    pub fn pin(&self, kind: &str) -> PathBuf {
+        self.pins().join(kind)
+    }
+
+    /// The tmpfs its containers see as /dev/shm.
+    pub fn shm(&self) -> PathBuf {
+        self.0.join("shm")
+    }
+
+    /// A file that containers see in /etc: `resolv.conf`, `hostname` or `hosts`.
+    pub fn etc(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// One container.
+    pub fn container(&self, id: &ContainerId) -> ContainerDirectory {
+        ContainerDirectory(self.0.join("containers").join(id.as_str()))
+    }
+}
+
+/// One container's directory.
+#[derive(Debug, Clone)]
+pub struct ContainerDirectory(PathBuf);
+
+impl ContainerDirectory {
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Its Plan.
+    pub fn plan(&self) -> PathBuf {
+        self.0.join("plan.json")
+    }
+
+    /// How it ended, written by its monitor.
+    pub fn exit(&self) -> PathBuf {
+        self.0.join("exit.json")
+    }
+
+    /// The empty directory on which its root file system is mounted, in its own mount namespace.
+    pub fn rootfs(&self) -> PathBuf {
+        self.0.join("rootfs")
+    }
+}

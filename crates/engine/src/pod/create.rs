@@ -1,0 +1,123 @@
+//! RunPodSandbox: from a request to a pod that can take containers.
+
+use std::ffi::CStr;
+use std::fs::{self, DirBuilder};
+use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::sync::Arc;
+
+use coracle_domain::{During, IpcMode, NetworkMode, PidMode, PodId, PodPhase, PodRequest, Result};
+use coracle_monitor::client::Monitor;
+use coracle_monitor::protocol::Prepare;
+use rustix::mount::MountFlags;
+
+use super::Owner;
+use super::teardown::{Subject, Teardown};
+use crate::deadline::{ANSWER, SET_UP, within};
+use crate::record::{MonitorIdentity, PodRecord};
+use crate::{Shared, clock, etc, process};
+
+/// The size of a pod's /dev/shm, as the peers have it.
+const SHM_OPTIONS: &CStr = c"mode=1777,size=67108864";
+
+/// Makes a pod and sets its owner to work. If any stage fails nothing is left of it.
+pub(crate) async fn create(shared: Arc<Shared>, request: PodRequest) -> Result<PodId> {
+    shared.handlers.resolve(request.handler.as_ref())?;
+    let record = PodRecord {
+        id: shared.new_id()?,
+        request: Arc::new(request),
+        phase: PodPhase::Creating,
+        created_at: clock::now(),
+        lease: None,
+        monitor: None,
+        containers: Vec::new(),
+    };
+    let mut owner = Owner::new(shared, record);
+    match owner.set_up().await {
+        Ok(()) => {
+            let id = owner.id().clone();
+            owner.serve();
+            Ok(id)
+        }
+        Err(error) => {
+            Teardown::new(&owner.shared, Subject::of(&owner.record)).with(owner.monitor.take()).to_the_end().await;
+            Err(error)
+        }
+    }
+}
+
+impl Owner {
+    async fn set_up(&mut self) -> Result<()> {
+        self.make_directory()?;
+        self.take_lease().await?;
+        self.start_monitor().await?;
+        self.make_namespaces().await?;
+        self.attach_network().await?;
+        self.make_shm()?;
+        etc::write(&self.directory, &self.record.request)?;
+        self.record.phase = PodPhase::Ready;
+        self.record.save(&self.directory.record())
+    }
+
+    fn make_directory(&self) -> Result<()> {
+        let path = self.directory.path();
+        // Searchable by all: containers of user namespaces reach their files in here.
+        DirBuilder::new().mode(0o711).create(path).during("making the pod's directory", path.display())
+    }
+
+    /// Takes an address. It is on record before it is used.
+    async fn take_lease(&mut self) -> Result<()> {
+        if self.record.request.network == NetworkMode::Pod {
+            self.record.lease = Some(self.shared.network.lease()?);
+        }
+        self.record.save(&self.directory.record())
+    }
+
+    async fn start_monitor(&mut self) -> Result<()> {
+        let path = self.directory.path();
+        let subject = self.record.id.as_str();
+        coracle_monitor::client::spawn(&self.shared.monitor, path).await?;
+        let (monitor, events) = within(ANSWER, "greeting the monitor of pod", subject, Monitor::connect(path)).await?;
+        let started = process::start_time(monitor.pid()).during("looking at the monitor of pod", subject)?;
+        self.record.monitor = Some(MonitorIdentity { pid: monitor.pid(), started });
+        (self.monitor, self.events) = (Some(monitor), Some(events));
+        Ok(())
+    }
+
+    async fn make_namespaces(&self) -> Result<()> {
+        let request = &self.record.request;
+        let network = request.network == NetworkMode::Pod;
+        let hostname = match (&request.hostname, network) {
+            (_, false) => None,
+            (Some(name), true) => Some(name.clone()),
+            (None, true) => Some(self.shared.node.hostname.clone()),
+        };
+        let prepare = Prepare {
+            pins: self.directory.pins(),
+            network,
+            ipc: request.ipc == IpcMode::Pod,
+            hostname,
+            sysctls: request.sysctls.clone().into_iter().collect(),
+            share_pid: request.pid == PidMode::Pod,
+        };
+        within(SET_UP, "making the namespaces of pod", self.record.id.as_str(), self.monitor()?.prepare(prepare)).await
+    }
+
+    async fn attach_network(&self) -> Result<()> {
+        let Some(lease) = &self.record.lease else { return Ok(()) };
+        let pin = self.directory.pin("net");
+        let namespace = fs::File::open(&pin).during("opening the network namespace", pin.display())?;
+        let work = self.shared.network.attach(&self.record.id, namespace.as_fd(), lease);
+        within(SET_UP, "attaching the network of pod", self.record.id.as_str(), work).await
+    }
+
+    fn make_shm(&self) -> Result<()> {
+        if self.record.request.ipc == IpcMode::Node {
+            return Ok(());
+        }
+        let path = self.directory.shm();
+        fs::create_dir(&path).during("making the pod's /dev/shm", path.display())?;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        rustix::mount::mount("shm", &path, "tmpfs", flags, SHM_OPTIONS).during("mounting the pod's /dev/shm on", path.display())
+    }
+}

@@ -1,0 +1,146 @@
+//! Ending containers and pods. Everything here can be called again at any time, and makes progress each time.
+
+use std::sync::Arc;
+
+use coracle_domain::{ContainerId, ContainerPhase, During, Exit, ExitCode, Failure, FailureKind, PodPhase, Result};
+use coracle_monitor::protocol::{Event, ExitRecord, Target};
+use tokio::sync::watch;
+
+use super::teardown::{Faults, Subject, Teardown, remove_directory};
+use super::{Owner, events};
+use crate::deadline::{ANSWER, DEATH, within};
+use crate::{cgroups, clock, record};
+
+impl Owner {
+    /// Sends a running container its stop signal, once.
+    pub(super) async fn ask_to_end(&mut self, id: &ContainerId) -> Result<watch::Receiver<bool>> {
+        let news = self.news_of_end(id);
+        let running = self.record.container(id).filter(|container| container.is_running());
+        let Some(signal) = running.map(|container| container.stop_signal) else { return Ok(news) };
+        if self.asked_to_end.insert(id.clone()) {
+            let call = self.monitor()?.signal(Target::Container(id.to_string()), signal);
+            within(ANSWER, "sending the stop signal to container", id.as_str(), call).await?;
+        }
+        Ok(news)
+    }
+
+    /// Kills every process of a container.
+    pub(super) async fn kill(&mut self, id: &ContainerId) -> Result<watch::Receiver<bool>> {
+        let news = self.news_of_end(id);
+        if let Some(live) = self.containers.get(id) {
+            cgroups::kill(Arc::clone(&live.cgroup)).await?;
+        }
+        Ok(news)
+    }
+
+    /// Turns true when the container has ended; is true if it does not run.
+    fn news_of_end(&self, id: &ContainerId) -> watch::Receiver<bool> {
+        let running = self.record.container(id).is_some_and(|container| container.is_running());
+        match self.containers.get(id) {
+            Some(live) if running => live.ended.subscribe(),
+            _ => watch::channel(true).1,
+        }
+    }
+
+    pub(super) async fn remove_container(&mut self, id: &ContainerId) -> Result<()> {
+        if self.record.container(id).is_none() {
+            return Ok(());
+        }
+        self.kill(id).await?;
+        self.wait_until_ended(Some(id)).await?;
+        self.discard_container(id).await?;
+        self.record.containers.retain(|container| &container.id != id);
+        self.commit()
+    }
+
+    /// Makes sure that nothing is left of a container but its entry in the record.
+    pub(super) async fn discard_container(&mut self, id: &ContainerId) -> Result<()> {
+        let mut faults = Faults::default();
+        self.containers.remove(id);
+        self.asked_to_end.remove(id);
+        let subject = Subject::of(&self.record);
+        faults.note(cgroups::remove_container(&self.shared.hierarchy, &subject.location(&self.shared.hierarchy, id)).await);
+        if let Some(monitor) = &self.monitor {
+            let call = monitor.forget(id.as_str());
+            faults.note(within(ANSWER, "telling the monitor to forget container", id.as_str(), call).await);
+        }
+        faults.note(self.shared.images.remove_rootfs(id).await);
+        faults.note(remove_directory(self.directory.container(id).path()));
+        faults.result()
+    }
+
+    /// Ends the pod: its containers, its network, its namespaces. Its record and its containers' remain.
+    pub(super) async fn stop(&mut self) -> Result<()> {
+        self.record.phase = PodPhase::Stopped;
+        self.record.save(&self.directory.record())?;
+        let mut faults = Faults::default();
+        for live in self.containers.values() {
+            faults.note(cgroups::kill(Arc::clone(&live.cgroup)).await);
+        }
+        faults.note(self.wait_until_ended(None).await);
+        self.note_unseen_ends().await;
+        self.containers.clear();
+        self.events = None;
+        let torn_down = Teardown::new(&self.shared, Subject::of(&self.record)).with(self.monitor.take()).release().await;
+        if torn_down.is_ok() {
+            (self.record.lease, self.record.monitor) = (None, None);
+        }
+        faults.note(torn_down);
+        faults.note(self.commit());
+        faults.result()
+    }
+
+    pub(super) async fn remove(&mut self) -> Result<()> {
+        self.stop().await?;
+        Teardown::new(&self.shared, Subject::of(&self.record)).erase().await?;
+        self.shared.index.withdraw(self.id());
+        Ok(())
+    }
+
+    /// Waits, while taking the monitor's events, until one container or all have ended.
+    async fn wait_until_ended(&mut self, which: Option<&ContainerId>) -> Result<()> {
+        let subject = which.map_or_else(|| self.id().to_string(), ToString::to_string);
+        let deadline = tokio::time::Instant::now() + DEATH;
+        while self.monitor.is_some() && self.runs(which) {
+            let Ok(event) = tokio::time::timeout_at(deadline, events::next(&mut self.events)).await else {
+                let problem = format!("still there {} s after SIGKILL", DEATH.as_secs());
+                let hint = "a process that survives SIGKILL waits in the kernel, often for a dead disk or file server";
+                return Err(Failure::new("ending the processes of", subject, problem).kind(FailureKind::TimedOut).hint(hint).into());
+            };
+            match event {
+                Some(Event::Exited { container, exit }) => {
+                    let id = container.parse().during("reading the monitor's report on", &subject)?;
+                    self.note_exit(&id, &exit).await;
+                }
+                Some(_) => {}
+                None => (self.monitor, self.events) = (None, None),
+            }
+        }
+        Ok(())
+    }
+
+    fn runs(&self, which: Option<&ContainerId>) -> bool {
+        self.record.containers.iter().any(|container| container.is_running() && which.is_none_or(|id| id == &container.id))
+    }
+
+    /// Containers of whose end no monitor told: what is on file is believed, and else it is unknown.
+    async fn note_unseen_ends(&mut self) {
+        let running: Vec<_> = self.record.containers.iter().filter(|container| container.is_running()).map(|c| c.id.clone()).collect();
+        for id in running {
+            self.note_unseen_end(&id).await;
+        }
+    }
+
+    /// A container whose monitor is gone.
+    pub(super) async fn note_unseen_end(&mut self, id: &ContainerId) {
+        if let Ok(exit) = record::read::<ExitRecord>(&self.directory.container(id).exit()) {
+            return self.note_exit(id, &exit).await;
+        }
+        let started_at = match self.record.container(id).map(|container| &container.phase) {
+            Some(ContainerPhase::Running { started_at, .. }) => Some(*started_at),
+            _ => None,
+        };
+        let exit = Exit { code: ExitCode::Unknown, at: clock::now(), oom_killed: false };
+        self.note_end(id, started_at, exit, "its monitor ended before it did, so its exit status is not known".to_owned()).await;
+    }
+}

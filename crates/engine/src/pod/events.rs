@@ -1,0 +1,73 @@
+//! What a pod's monitor reports, and what follows from it.
+
+use coracle_domain::{ContainerId, ContainerPhase, Exit, ExitCode, PodPhase};
+use coracle_monitor::protocol::{Event, ExitRecord};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::Owner;
+use crate::cgroups;
+
+/// The next event; `None` once the monitor is gone. Never comes while there is no monitor to wait for.
+pub(super) async fn next(events: &mut Option<mpsc::UnboundedReceiver<Event>>) -> Option<Event> {
+    match events {
+        Some(events) => events.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Owner {
+    pub(super) async fn on_event(&mut self, event: Option<Event>) {
+        match event {
+            Some(Event::Exited { container, exit }) => {
+                if let Ok(id) = container.parse() {
+                    self.note_exit(&id, &exit).await;
+                }
+            }
+            // The monitor's client hands these to whoever waits for the exec.
+            Some(Event::ExecExited { .. }) => {}
+            None => self.monitor_lost().await,
+        }
+    }
+
+    /// A container's first process has ended, as its monitor saw.
+    pub(super) async fn note_exit(&mut self, id: &ContainerId, exit: &ExitRecord) {
+        let seen = Exit { code: ExitCode::Known(exit.code), at: exit.at, oom_killed: exit.oom_killed };
+        self.note_end(id, Some(exit.started_at), seen, String::new()).await;
+    }
+
+    /// A container has ended: whatever is left of it in the kernel goes, then its end is published.
+    pub(super) async fn note_end(&mut self, id: &ContainerId, started_at: Option<i64>, exit: Exit, message: String) {
+        let pod = self.record.id.clone();
+        let Some(container) = self.record.container_mut(id) else { return };
+        if matches!(container.phase, ContainerPhase::Exited { .. }) {
+            return;
+        }
+        info!(pod = pod.short(), container = id.short(), ?exit, message, "container ended");
+        container.phase = ContainerPhase::Exited { started_at, exit, message };
+        self.asked_to_end.remove(id);
+        let live = self.containers.remove(id);
+        if let Err(error) = self.commit() {
+            warn!(pod = self.record.id.short(), %error, "the end of a container is not on record");
+        }
+        if let Some(live) = live {
+            live.ended.send_replace(true);
+            // What shares a pid namespace outlives its first process; its cgroup says who that is.
+            if let Err(error) = cgroups::remove(live.cgroup.clone()).await {
+                warn!(container = id.short(), %error, "the cgroup of an ended container is left for its removal");
+            }
+        }
+    }
+
+    /// Without its monitor a pod cannot be served: it ends, and says only what is known.
+    async fn monitor_lost(&mut self) {
+        (self.monitor, self.events) = (None, None);
+        if self.record.phase != PodPhase::Ready {
+            return;
+        }
+        warn!(pod = self.record.id.short(), "the pod's monitor is gone; ending the pod");
+        if let Err(error) = self.stop().await {
+            warn!(pod = self.record.id.short(), %error, "the pod was not ended cleanly");
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The owner of one pod: a task with an inbox. Nobody else changes the pod.
+//!
+//! ```text
+//!            create                    stop, or the monitor is lost            remove
+//!   (claim) ────────> Ready ─────────────────────────────────────> Stopped ──────────> (gone)
+//!      │               ^ start, exit, update… of containers           ^
+//!      └── any stage fails: teardown, nothing is left                 └ stop again: teardown again
+//! ```
+//!
+//! Calls that wait for a container's death (StopContainer) do not wait in here: they ask the owner for the
+//! signal, watch the container, and ask again. So one slow container delays no other call to its pod.
+
+mod container;
+mod create;
+mod end;
+mod events;
+mod recover;
+mod teardown;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use coracle_domain::{ContainerId, ContainerRequest, Error, Failure, PodId, PodPhase, PodView, Resources, Result};
+use coracle_monitor::client::Monitor;
+use coracle_monitor::protocol::Event;
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub(crate) use create::create;
+pub(crate) use recover::recover;
+
+use crate::Shared;
+use crate::index::Entry;
+use crate::layout::PodDirectory;
+use crate::live::{Live, LiveContainer};
+use crate::record::PodRecord;
+
+/// Commands that may wait in an inbox; a caller beyond that waits for room.
+const INBOX: usize = 64;
+
+type Answer<T> = oneshot::Sender<Result<T>>;
+
+/// What an owner can be asked.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Make a container.
+    Create(Box<ContainerRequest>, Answer<ContainerId>),
+    /// Start it.
+    Start(ContainerId, Answer<()>),
+    /// Send its stop signal, unless it was sent before; answers with the news of its end.
+    AskToEnd(ContainerId, Answer<watch::Receiver<bool>>),
+    /// Kill all its processes; answers at once with the news of its end.
+    Kill(ContainerId, Answer<watch::Receiver<bool>>),
+    /// Kill it and remove all traces.
+    RemoveContainer(ContainerId, Answer<()>),
+    /// Change its limits.
+    Update(ContainerId, Box<Resources>, Answer<()>),
+    /// Open its log anew.
+    ReopenLog(ContainerId, Answer<()>),
+    /// End its containers, give back its network and namespaces.
+    Stop(Answer<()>),
+    /// Stop it and remove all traces.
+    Remove(Answer<()>),
+}
+
+/// The way to an owner.
+#[derive(Debug, Clone)]
+pub(crate) struct Handle(mpsc::Sender<Command>);
+
+impl Handle {
+    /// Puts a command into the inbox and waits for its answer. `None`: the pod is gone.
+    ///
+    /// The command is carried out even if the caller does not wait.
+    pub(crate) async fn ask<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Option<Result<T>> {
+        let (answer, answered) = oneshot::channel();
+        self.0.send(command(answer)).await.ok()?;
+        answered.await.ok()
+    }
+}
+
+/// The state that only the owner's task touches.
+#[derive(Debug)]
+pub(crate) struct Owner {
+    shared: Arc<Shared>,
+    directory: PodDirectory,
+    record: PodRecord,
+    monitor: Option<Monitor>,
+    events: Option<mpsc::UnboundedReceiver<Event>>,
+    containers: HashMap<ContainerId, Arc<LiveContainer>>,
+    /// The containers whose stop signal was sent.
+    asked_to_end: HashSet<ContainerId>,
+    inbox: mpsc::Receiver<Command>,
+    handle: Handle,
+}
+
+/// Whether there is still a pod to own.
+enum Next {
+    Continue,
+    Gone,
+}
+
+impl Owner {
+    fn new(shared: Arc<Shared>, record: PodRecord) -> Self {
+        let (sender, inbox) = mpsc::channel(INBOX);
+        Self {
+            directory: shared.layout.pod(&record.id),
+            shared,
+            record,
+            monitor: None,
+            events: None,
+            containers: HashMap::new(),
+            asked_to_end: HashSet::new(),
+            inbox,
+            handle: Handle(sender),
+        }
+    }
+
+    /// Publishes the pod and serves it until it is removed.
+    fn serve(self) {
+        self.publish();
+        tokio::spawn(self.run());
+    }
+
+    async fn run(mut self) {
+        loop {
+            tokio::select! {
+                event = events::next(&mut self.events) => self.on_event(event).await,
+                command = self.inbox.recv() => match command {
+                    Some(command) => if let Next::Gone = self.carry_out(command).await { break },
+                    None => break,
+                },
+            }
+        }
+    }
+
+    async fn carry_out(&mut self, command: Command) -> Next {
+        match command {
+            Command::Create(request, answer) => reply(answer, self.create_container(*request).await),
+            Command::Start(id, answer) => reply(answer, self.start_container(&id).await),
+            Command::AskToEnd(id, answer) => reply(answer, self.ask_to_end(&id).await),
+            Command::Kill(id, answer) => reply(answer, self.kill(&id).await),
+            Command::RemoveContainer(id, answer) => reply(answer, self.remove_container(&id).await),
+            Command::Update(id, change, answer) => reply(answer, self.update_container(&id, &change).await),
+            Command::ReopenLog(id, answer) => reply(answer, self.reopen_log(&id).await),
+            Command::Stop(answer) => reply(answer, self.stop().await),
+            Command::Remove(answer) => {
+                let removed = self.remove().await;
+                let next = if removed.is_ok() { Next::Gone } else { Next::Continue };
+                reply(answer, removed);
+                return next;
+            }
+        }
+        Next::Continue
+    }
+
+    /// Writes the record, then shows the pod as it is now.
+    fn commit(&self) -> Result<()> {
+        self.record.save(&self.directory.record())?;
+        self.publish();
+        Ok(())
+    }
+
+    fn publish(&self) {
+        if self.record.phase == PodPhase::Creating {
+            return;
+        }
+        let live = Live { monitor: self.monitor.clone(), containers: self.containers.clone() };
+        self.shared.index.publish(Entry { view: Arc::new(self.view()), live: Arc::new(live), owner: self.handle.clone() });
+    }
+
+    fn view(&self) -> PodView {
+        let record = &self.record;
+        PodView {
+            id: record.id.clone(),
+            request: Arc::clone(&record.request),
+            phase: record.phase,
+            created_at: record.created_at,
+            addresses: record.lease.iter().map(|lease| lease.address.into()).collect(),
+            containers: record.containers.iter().map(|container| Arc::new(container.view(&record.id))).collect(),
+            monitor_pid: record.monitor.as_ref().map(|monitor| monitor.pid),
+            network_namespace: record.lease.is_some().then(|| self.directory.pin("net")),
+        }
+    }
+
+    fn id(&self) -> &PodId {
+        &self.record.id
+    }
+
+    fn monitor(&self) -> Result<&Monitor> {
+        self.monitor.as_ref().ok_or_else(|| {
+            Error::from(Failure::new("calling the monitor of pod", self.id(), "it is gone").kind(coracle_domain::FailureKind::Unavailable))
+        })
+    }
+}
+
+/// Answers a caller, who may have gone away.
+fn reply<T>(answer: Answer<T>, result: Result<T>) {
+    let _ = answer.send(result);
+}

@@ -1,0 +1,131 @@
+//! What a daemon does with the pods it finds at its start.
+//!
+//! A pod's monitor went on reaping and writing logs while no daemon was there. So a pod that was ready is ready
+//! again as soon as its monitor has told what happened; a pod that was being made, or being torn down, is torn
+//! down; a pod whose monitor is gone has ended. What cannot be read costs only its own pod.
+
+use std::fs;
+use std::sync::Arc;
+
+use coracle_cgroup::Cgroup;
+use coracle_domain::{ContainerId, ContainerPhase, During, PodId, PodPhase, Result};
+use coracle_monitor::client::Monitor;
+use coracle_monitor::protocol::ContainerState;
+use coracle_plan::Plan;
+use tracing::{info, warn};
+
+use super::Owner;
+use super::teardown::{Subject, Teardown, containers_in};
+use crate::deadline::{ANSWER, within};
+use crate::live::LiveContainer;
+use crate::record::{self, PodRecord};
+use crate::Shared;
+
+/// Takes over one pod, or finishes its end.
+pub(crate) async fn recover(shared: Arc<Shared>, id: PodId) {
+    let directory = shared.layout.pod(&id);
+    match PodRecord::load(&directory.record()) {
+        Ok(record) if record.id == id => take_over(shared, record).await,
+        Ok(_) => discard(&shared, id, "its record names another pod").await,
+        Err(error) => discard(&shared, id, &error.to_string()).await,
+    }
+}
+
+/// Tears down a pod of which nothing reliable is known; its directory is kept aside for whoever wants to know.
+async fn discard(shared: &Shared, id: PodId, reason: &str) {
+    warn!(pod = id.short(), reason, "a pod without a readable record is torn down");
+    let directory = shared.layout.pod(&id);
+    let record = directory.record();
+    if record.exists() {
+        let aside = shared.layout.quarantine();
+        let kept = fs::create_dir_all(&aside).and_then(|()| fs::rename(&record, aside.join(format!("{id}.json"))));
+        if let Err(error) = kept {
+            warn!(pod = id.short(), %error, "the record could not be put aside");
+        }
+    }
+    Teardown::new(shared, Subject::found(id, &directory)).to_the_end().await;
+}
+
+async fn take_over(shared: Arc<Shared>, record: PodRecord) {
+    let mut owner = Owner::new(shared, record);
+    match owner.record.phase {
+        PodPhase::Creating => {
+            info!(pod = owner.id().short(), "a pod that was being made is torn down");
+            return Teardown::new(&owner.shared, Subject::of(&owner.record)).to_the_end().await;
+        }
+        PodPhase::Ready => {
+            if let Err(error) = owner.reconnect().await {
+                warn!(pod = owner.id().short(), %error, "the pod's monitor is gone; ending the pod");
+                owner.finish_stop().await;
+            }
+        }
+        PodPhase::Stopped => {
+            if owner.record.lease.is_some() || owner.record.monitor.is_some() {
+                owner.finish_stop().await;
+            }
+        }
+    }
+    owner.serve();
+}
+
+impl Owner {
+    async fn finish_stop(&mut self) {
+        if let Err(error) = self.stop().await {
+            warn!(pod = self.id().short(), %error, "the pod was not ended cleanly");
+        }
+    }
+
+    async fn reconnect(&mut self) -> Result<()> {
+        if let Some(lease) = &self.record.lease {
+            self.shared.network.adopt(lease);
+        }
+        let subject = self.record.id.to_string();
+        let work = Monitor::connect(self.directory.path());
+        let (monitor, events) = within(ANSWER, "greeting the monitor of pod", &subject, work).await?;
+        let containers = within(ANSWER, "asking the monitor of pod", &subject, monitor.state()).await?;
+        (self.monitor, self.events) = (Some(monitor), Some(events));
+        self.discard_half_made().await;
+        for id in self.record.containers.iter().map(|container| container.id.clone()).collect::<Vec<_>>() {
+            let state = containers.iter().find(|state| state.container == id.as_str());
+            self.take_over_container(&id, state).await;
+        }
+        self.record.save(&self.directory.record())
+    }
+
+    /// Containers that were being made when the daemon ended are not on record.
+    async fn discard_half_made(&mut self) {
+        for id in containers_in(&self.directory) {
+            if self.record.container(&id).is_none()
+                && let Err(error) = self.discard_container(&id).await
+            {
+                warn!(container = id.short(), %error, "a container that was being made could not be removed");
+            }
+        }
+    }
+
+    async fn take_over_container(&mut self, id: &ContainerId, state: Option<&ContainerState>) {
+        let Some(container) = self.record.container_mut(id) else { return };
+        match (&container.phase, state) {
+            (ContainerPhase::Exited { .. }, _) => return,
+            (ContainerPhase::Created | ContainerPhase::Running { .. }, Some(state)) => {
+                container.phase = ContainerPhase::Running { pid: state.pid, started_at: state.started_at };
+            }
+            (ContainerPhase::Running { .. }, None) => return self.note_unseen_end(id).await,
+            (ContainerPhase::Created, None) => {}
+        }
+        match self.revive(id) {
+            Ok(live) => drop(self.containers.insert(id.clone(), Arc::new(live))),
+            Err(error) => warn!(container = id.short(), %error, "the container can be stopped, but takes no execs"),
+        }
+        if let Some(exit) = state.and_then(|state| state.exit.as_ref()) {
+            self.note_exit(id, exit).await;
+        }
+    }
+
+    fn revive(&self, id: &ContainerId) -> Result<LiveContainer> {
+        let location = Subject::of(&self.record).location(&self.shared.hierarchy, id)?;
+        let path = self.directory.container(id).plan();
+        let plan: Plan = record::read(&path).during("reading the container's plan", path.display())?;
+        Ok(LiveContainer::new(Arc::new(Cgroup::open(&self.shared.hierarchy, location)), Arc::new(plan.process)))
+    }
+}

@@ -1,0 +1,194 @@
+//! Teardown: making sure that a pod holds nothing, however far its creation came.
+//!
+//! It is a list of steps that each succeed when there is nothing to do; a failing step does not keep the others
+//! from being tried. A failed create, StopPodSandbox, RemovePodSandbox and recovery all run it.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use coracle_cgroup::{Hierarchy, Location};
+use coracle_domain::{ContainerId, During, Error, PodId, Result};
+use coracle_monitor::client::Monitor;
+use coracle_network::Lease;
+use rustix::mount::UnmountFlags;
+use tracing::warn;
+
+use crate::deadline::{ANSWER, DEATH, within};
+use crate::layout::PodDirectory;
+use crate::record::{MonitorIdentity, PodRecord};
+use crate::{Shared, cgroups, process};
+
+/// What is known of a pod that is to be torn down.
+#[derive(Debug, Clone)]
+pub(crate) struct Subject {
+    id: PodId,
+    containers: Vec<ContainerId>,
+    cgroup_parent: Option<String>,
+    monitor: Option<MonitorIdentity>,
+    lease: Option<Lease>,
+}
+
+impl Subject {
+    /// A pod with a record.
+    pub(crate) fn of(record: &PodRecord) -> Self {
+        Self {
+            id: record.id.clone(),
+            containers: record.containers.iter().map(|container| container.id.clone()).collect(),
+            cgroup_parent: record.request.cgroup_parent.clone(),
+            monitor: record.monitor.clone(),
+            lease: record.lease.clone(),
+        }
+    }
+
+    /// A pod of which there is only a directory.
+    pub(crate) fn found(id: PodId, directory: &PodDirectory) -> Self {
+        Self { id, containers: containers_in(directory), cgroup_parent: None, monitor: None, lease: None }
+    }
+
+    /// The cgroup of one of its containers.
+    pub(crate) fn location(&self, hierarchy: &Hierarchy, container: &ContainerId) -> Result<Location> {
+        hierarchy.container(self.cgroup_parent.as_deref(), &self.id, container)
+    }
+}
+
+/// The containers that have a directory.
+pub(crate) fn containers_in(directory: &PodDirectory) -> Vec<ContainerId> {
+    let entries = fs::read_dir(directory.path().join("containers")).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The teardown of one pod.
+#[derive(Debug)]
+pub(crate) struct Teardown<'a> {
+    shared: &'a Shared,
+    directory: PodDirectory,
+    subject: Subject,
+    monitor: Option<Monitor>,
+}
+
+impl<'a> Teardown<'a> {
+    pub(crate) fn new(shared: &'a Shared, subject: Subject) -> Self {
+        Self { directory: shared.layout.pod(&subject.id), shared, subject, monitor: None }
+    }
+
+    /// The same, with the connection to its monitor.
+    pub(crate) fn with(mut self, monitor: Option<Monitor>) -> Self {
+        self.monitor = monitor;
+        self
+    }
+
+    /// Everything the pod holds of the kernel goes: processes, cgroups, network, namespaces, mounts.
+    pub(crate) async fn release(&self) -> Result<()> {
+        let mut faults = Faults::default();
+        faults.note(self.remove_cgroups().await);
+        faults.note(self.end_monitor().await);
+        faults.note(self.shared.network.detach(&self.subject.id).await);
+        faults.note(self.unmount());
+        if let Some(lease) = &self.subject.lease {
+            self.shared.network.release(lease);
+        }
+        faults.result()
+    }
+
+    /// Everything the pod holds of the disk goes, its directory last.
+    pub(crate) async fn erase(&self) -> Result<()> {
+        let mut faults = Faults::default();
+        for container in &self.subject.containers {
+            faults.note(self.shared.images.remove_rootfs(container).await);
+        }
+        faults.result()?;
+        remove_directory(self.directory.path())
+    }
+
+    /// Both, tried again for a while; for pods that nobody will ask to remove.
+    pub(crate) async fn to_the_end(&self) {
+        for pause in [0, 100, 1000, 5000].map(Duration::from_millis) {
+            tokio::time::sleep(pause).await;
+            let torn_down = match self.release().await {
+                Ok(()) => self.erase().await,
+                failed => failed,
+            };
+            match torn_down {
+                Ok(()) => return,
+                Err(error) => warn!(pod = self.subject.id.short(), %error, "the pod could not be torn down"),
+            }
+        }
+    }
+
+    async fn remove_cgroups(&self) -> Result<()> {
+        let mut faults = Faults::default();
+        let hierarchy = &self.shared.hierarchy;
+        for container in &self.subject.containers {
+            faults.note(cgroups::remove_container(hierarchy, &self.subject.location(hierarchy, container)).await);
+        }
+        faults.note(cgroups::remove_pod(hierarchy, &self.subject.id).await);
+        faults.result()
+    }
+
+    async fn end_monitor(&self) -> Result<()> {
+        let subject = self.subject.id.as_str();
+        let connected = match &self.monitor {
+            Some(monitor) => Some(monitor.clone()),
+            None => Monitor::connect(self.directory.path()).await.ok().map(|(monitor, _)| monitor),
+        };
+        if let Some(monitor) = connected {
+            // One that does not answer is killed below.
+            let _ = within(ANSWER, "ending the monitor of pod", subject, monitor.shutdown()).await;
+        }
+        match &self.subject.monitor {
+            Some(identity) => within(DEATH, "killing the monitor of pod", subject, process::end(identity)).await,
+            None => Ok(()),
+        }
+    }
+
+    fn unmount(&self) -> Result<()> {
+        let mut faults = Faults::default();
+        for kind in ["net", "ipc", "uts", "pid"] {
+            faults.note(unmount(&self.directory.pin(kind)));
+        }
+        faults.note(unmount(&self.directory.shm()));
+        faults.result()
+    }
+}
+
+/// Makes sure that nothing is mounted on `path`.
+fn unmount(path: &Path) -> Result<()> {
+    loop {
+        match rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(io::Error::from(error)).during("unmounting", path.display()),
+        }
+    }
+}
+
+/// Makes sure that a directory and all beneath it is gone.
+pub(super) fn remove_directory(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).during("removing", path.display()),
+        _ => Ok(()),
+    }
+}
+
+/// The errors of a list of steps that are all tried.
+#[derive(Debug, Default)]
+pub(super) struct Faults(Vec<Error>);
+
+impl Faults {
+    /// Keeps the error, if it is one.
+    pub(super) fn note<T>(&mut self, result: Result<T>) {
+        self.0.extend(result.err());
+    }
+
+    /// The first error; the others are logged, since only one can be answered.
+    pub(super) fn result(self) -> Result<()> {
+        let mut errors = self.0.into_iter();
+        let Some(first) = errors.next() else { return Ok(()) };
+        for error in errors {
+            warn!(%error, "a step of the teardown failed as well");
+        }
+        Err(first)
+    }
+}

@@ -1,0 +1,115 @@
+//! What is written down of a pod: one file on tmpfs, replaced by rename at every change.
+//!
+//! The record is what a restarted daemon believes; what its monitor and the kernel say comes on top. It is
+//! a versioned enum, so that a later release reads what an earlier one wrote.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use coracle_domain::{
+    ContainerId, ContainerPhase, ContainerRequest, ContainerView, During, ImageId, PodId, PodPhase, PodRequest, Resources, Result,
+};
+use coracle_network::Lease;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// The file's content.
+#[derive(Debug, Serialize, Deserialize)]
+enum Versioned<T> {
+    V1(T),
+}
+
+/// A pod as its owner knows it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct PodRecord {
+    pub(crate) id: PodId,
+    pub(crate) request: Arc<PodRequest>,
+    pub(crate) phase: PodPhase,
+    pub(crate) created_at: i64,
+    /// Its address, from the moment it is taken until its network is gone.
+    pub(crate) lease: Option<Lease>,
+    /// Its monitor, from the moment that answered.
+    pub(crate) monitor: Option<MonitorIdentity>,
+    pub(crate) containers: Vec<ContainerRecord>,
+}
+
+/// A process that cannot be mistaken for a later one with the same number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MonitorIdentity {
+    pub(crate) pid: i32,
+    /// Field 22 of /proc/PID/stat: clock ticks after boot.
+    pub(crate) started: u64,
+}
+
+/// A container as its pod's owner knows it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ContainerRecord {
+    pub(crate) id: ContainerId,
+    pub(crate) request: Arc<ContainerRequest>,
+    pub(crate) image: ImageId,
+    pub(crate) phase: ContainerPhase,
+    pub(crate) created_at: i64,
+    pub(crate) resources: Resources,
+    pub(crate) user: (u32, u32, Vec<u32>),
+    pub(crate) stop_signal: i32,
+    pub(crate) log_path: Option<PathBuf>,
+}
+
+impl PodRecord {
+    /// Replaces the record at `path`.
+    pub(crate) fn save(&self, path: &Path) -> Result<()> {
+        replace(path, &Versioned::V1(self)).during("writing the pod's record", path.display())
+    }
+
+    /// Reads the record at `path`.
+    pub(crate) fn load(path: &Path) -> Result<Self> {
+        let Versioned::V1(record) = read(path).during("reading the pod's record", path.display())?;
+        Ok(record)
+    }
+
+    pub(crate) fn container(&self, id: &ContainerId) -> Option<&ContainerRecord> {
+        self.containers.iter().find(|container| &container.id == id)
+    }
+
+    pub(crate) fn container_mut(&mut self, id: &ContainerId) -> Option<&mut ContainerRecord> {
+        self.containers.iter_mut().find(|container| &container.id == id)
+    }
+}
+
+impl ContainerRecord {
+    pub(crate) fn view(&self, pod: &PodId) -> ContainerView {
+        ContainerView {
+            id: self.id.clone(),
+            pod: pod.clone(),
+            request: Arc::clone(&self.request),
+            image: self.image.clone(),
+            phase: self.phase.clone(),
+            created_at: self.created_at,
+            resources: self.resources.clone(),
+            user: self.user.clone(),
+            log_path: self.log_path.clone(),
+            stop_signal: self.stop_signal,
+        }
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(self.phase, ContainerPhase::Running { .. })
+    }
+}
+
+/// Writes `value` as JSON beside `path` and renames it there. Readers see the old or the new file, whole.
+pub(crate) fn replace(path: &Path, value: &impl Serialize) -> std::io::Result<()> {
+    let text = serde_json::to_vec(value)?;
+    let temporary = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(&text)?;
+    fs::rename(&temporary, path)
+}
+
+/// Reads a JSON file.
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> std::io::Result<T> {
+    Ok(serde_json::from_reader(std::io::BufReader::new(File::open(path)?))?)
+}

@@ -1,0 +1,106 @@
+//! The content store: an OCI image layout (OCI image specification, "Image Layout") of manifests and
+//! configs. `index.json` is for other tools; it is derived from the records and written anew after each
+//! change, so losing it loses nothing.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use coracle_domain::{During, Failure, Result};
+use serde_json::json;
+
+use crate::disk::{Workshop, create_directory, list};
+use crate::image::Image;
+use crate::{Digest, disk};
+
+/// `<root>/images`.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    root: PathBuf,
+    workshop: Workshop,
+}
+
+impl Layout {
+    pub(crate) fn open(root: PathBuf, workshop: Workshop) -> Result<Self> {
+        create_directory(&root.join("blobs/sha256"))?;
+        let marker = root.join("oci-layout");
+        let content = br#"{"imageLayoutVersion":"1.0.0"}"#;
+        if std::fs::read(&marker).ok().as_deref() != Some(content) {
+            workshop.write_durably(&marker, content)?;
+        }
+        Ok(Self { root, workshop })
+    }
+
+    fn blobs(&self) -> PathBuf {
+        self.root.join("blobs/sha256")
+    }
+
+    fn blob(&self, digest: &Digest) -> PathBuf {
+        self.blobs().join(digest.digits())
+    }
+
+    /// A blob's content, compared with its digest.
+    pub(crate) fn read(&self, digest: &Digest) -> Result<Vec<u8>> {
+        let path = self.blob(digest);
+        let content = std::fs::read(&path).during("reading the blob", path.display())?;
+        if Digest::of(&content) == *digest {
+            return Ok(content);
+        }
+        Err(Failure::new("verifying the blob", path.display(), "its content is not what its name says").into())
+    }
+
+    pub(crate) fn write(&self, digest: &Digest, content: &[u8]) -> Result<()> {
+        if self.read(digest).is_ok() {
+            return Ok(());
+        }
+        self.workshop.write_durably(&self.blob(digest), content)
+    }
+
+    /// Deletes all blobs but these.
+    pub(crate) fn retain(&self, keep: &HashSet<Digest>) -> Result<()> {
+        for name in list(&self.blobs())? {
+            if Digest::from_digits(&name).is_ok_and(|digest| keep.contains(&digest)) {
+                continue;
+            }
+            let path = self.blobs().join(name);
+            std::fs::remove_file(&path).during("deleting the blob", path.display())?;
+        }
+        Ok(())
+    }
+
+    /// Writes `index.json`. It is nobody's only copy: a failure is a warning.
+    pub(crate) fn publish<'a>(&self, images: impl Iterator<Item = &'a Image>) {
+        let manifests: Vec<_> = images.flat_map(descriptors).collect();
+        let index = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests});
+        let path = self.root.join("index.json");
+        let content = serde_json::to_vec_pretty(&index).unwrap_or_default();
+        if std::fs::read(&path).is_ok_and(|known| known == content) {
+            return;
+        }
+        if let Err(error) = self.replace(&path, &content) {
+            tracing::warn!(path = %path.display(), %error, "cannot write the image index");
+        }
+    }
+
+    fn replace(&self, path: &Path, content: &[u8]) -> Result<()> {
+        disk::write_atomically(path, content).during("writing", path.display())
+    }
+}
+
+/// One descriptor per name, as `skopeo` and others look them up.
+fn descriptors(image: &Image) -> Vec<serde_json::Value> {
+    let names = image.record.names.iter();
+    let descriptors = names.filter_map(|name| {
+        let (media_type, size) = image.manifests.get(&name.manifest)?;
+        let reference = name.tag.as_ref().map_or_else(
+            || format!("{}@{}", name.repository, name.resolved),
+            |tag| format!("{}:{tag}", name.repository),
+        );
+        Some(json!({
+            "mediaType": media_type,
+            "digest": name.manifest,
+            "size": size,
+            "annotations": {"org.opencontainers.image.ref.name": reference},
+        }))
+    });
+    descriptors.collect()
+}

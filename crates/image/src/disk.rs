@@ -1,0 +1,161 @@
+//! Small durable writes, directories for work under way, and a thread that deletes.
+//!
+//! Nothing is deleted where it stands: it is renamed into `tmp` first, which needs no room and is done
+//! at once, and the thread does the rest. A store that opens throws away all of `tmp`.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+
+use coracle_domain::{During, Failure, Result};
+use tokio::sync::oneshot;
+
+use crate::tree;
+
+/// `<root>/tmp` and what is done there. Clones share the thread, which ends after the last of them.
+#[derive(Debug, Clone)]
+pub(crate) struct Workshop {
+    directory: PathBuf,
+    serial: Arc<AtomicU64>,
+    rubbish: mpsc::Sender<Rubbish>,
+}
+
+#[derive(Debug)]
+struct Rubbish {
+    path: PathBuf,
+    done: Option<oneshot::Sender<()>>,
+}
+
+/// A directory that is deleted unless it was moved away.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    path: PathBuf,
+    workshop: Workshop,
+}
+
+impl Workshop {
+    /// Makes `directory` and starts deleting what is in it.
+    pub(crate) fn open(directory: PathBuf) -> Result<Self> {
+        create_directory(&directory)?;
+        let (rubbish, heap) = mpsc::channel();
+        let deleting = std::thread::Builder::new().name("coracle-delete".into());
+        deleting.spawn(move || heap.iter().for_each(delete)).during("starting a thread to delete in", directory.display())?;
+        let started = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        // Names must differ from those that earlier processes left.
+        let serial = Arc::new(AtomicU64::new(u64::try_from(started.as_nanos()).unwrap_or_default()));
+        let workshop = Self { directory, serial, rubbish };
+        for left in list(&workshop.directory)? {
+            workshop.discard(workshop.directory.join(left));
+        }
+        Ok(workshop)
+    }
+
+    /// A name in `tmp` that nobody uses.
+    pub(crate) fn new_path(&self) -> PathBuf {
+        self.directory.join(format!("{:x}", self.serial.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// A new directory.
+    pub(crate) fn scratch(&self) -> Result<Scratch> {
+        let path = self.new_path();
+        std::fs::create_dir(&path).during("making a directory to work in", path.display())?;
+        Ok(Scratch { path, workshop: self.clone() })
+    }
+
+    /// Takes `path` out of the way at once and has it deleted; the receiver hears when that is done.
+    /// Absence is success.
+    pub(crate) fn remove(&self, path: &Path) -> Result<oneshot::Receiver<()>> {
+        let aside = self.new_path();
+        let (done, receiver) = oneshot::channel();
+        match std::fs::rename(path, &aside) {
+            Ok(()) => self.send(Rubbish { path: aside, done: Some(done) }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Failure::new("removing", path.display(), error).into()),
+        }
+        Ok(receiver)
+    }
+
+    /// Has something in `tmp` deleted.
+    fn discard(&self, path: PathBuf) {
+        self.send(Rubbish { path, done: None });
+    }
+
+    fn send(&self, rubbish: Rubbish) {
+        // Without the thread it stays until the store opens again.
+        let _ = self.rubbish.send(rubbish);
+    }
+
+    /// Replaces the file at `path` so that a power cut leaves the old content or the new.
+    pub(crate) fn write_durably(&self, path: &Path, content: &[u8]) -> Result<()> {
+        let draft = self.new_path();
+        let written = write_synced(&draft, content).and_then(|()| std::fs::rename(&draft, path)).and_then(|()| sync_parent(path));
+        if written.is_err() {
+            let _ = std::fs::remove_file(&draft);
+        }
+        written.during("writing", path.display())
+    }
+}
+
+impl Scratch {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Moves the directory to where it stays.
+    pub(crate) fn keep_as(self, path: &Path) -> Result<()> {
+        // Dropping afterwards finds nothing to delete.
+        std::fs::rename(&self.path, path).during("moving into place", path.display())
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        self.workshop.discard(self.path.clone());
+    }
+}
+
+fn delete(rubbish: Rubbish) {
+    if let Err(error) = tree::remove(&rubbish.path) {
+        tracing::warn!(path = %rubbish.path.display(), %error, "cannot delete; it is tried again at the next start");
+    }
+    if let Some(done) = rubbish.done {
+        let _ = done.send(());
+    }
+}
+
+fn write_synced(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let mut file = File::create_new(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+fn sync_parent(path: &Path) -> std::io::Result<()> {
+    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+}
+
+/// Replaces the file at `path` so that a killed process leaves the old content or the new; for tmpfs
+/// and for what a power cut may take.
+pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let draft = path.with_extension("draft");
+    std::fs::write(&draft, content)?;
+    std::fs::rename(draft, path)
+}
+
+/// Makes a directory and those above it, for root alone.
+pub(crate) fn create_directory(path: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).during("making the directory", path.display())
+}
+
+/// The names in a directory that are text; ours all are.
+pub(crate) fn list(directory: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(directory).during("listing", directory.display())? {
+        let entry = entry.during("listing", directory.display())?;
+        names.extend(entry.file_name().into_string());
+    }
+    Ok(names)
+}

@@ -1,0 +1,221 @@
+//! Everything that changes what is on disk: layers and images that come, images that go, and what
+//! nobody wants any more.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use coracle_domain::{During, Failure, ImageId, Result};
+use tokio::sync::oneshot;
+
+use super::{Pin, Store, blocking};
+use crate::disk::Scratch;
+use crate::image::{Catalog, Image};
+use crate::layer::Applied;
+use crate::merged::Merged;
+use crate::record::{ImageRecord, LayerRecord, Name, encode};
+use crate::tree::measure;
+use crate::{Digest, LayerKey};
+
+/// A layer in the workshop: `fs/` in the scratch directory.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    pub(crate) scratch: Scratch,
+    pub(crate) applied: Applied,
+}
+
+/// An image whose layers are all here.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) id: ImageId,
+    pub(crate) layers: Vec<LayerKey>,
+    pub(crate) name: Name,
+    /// Manifest and config.
+    pub(crate) blobs: Vec<(Digest, Vec<u8>)>,
+}
+
+impl Store {
+    /// Finishes a layer on top of `below`, the uppermost of them first, and puts it into its place.
+    pub(crate) async fn keep_layer(self: &Arc<Self>, draft: Draft, key: LayerKey, below: Vec<LayerKey>, pin: &Pin) -> Result<()> {
+        let (store, number) = (Arc::clone(self), pin.number);
+        // The layers below are pinned: only moving into place needs the others to wait.
+        let finished = blocking("finishing a layer", move || store.finish_layer(draft, key, &below)).await?;
+        let store = Arc::clone(self);
+        let guard = Arc::clone(&self.changes).lock_owned().await;
+        blocking("keeping a layer", move || {
+            let kept = store.place_layer(finished, key, number);
+            drop(guard);
+            kept
+        })
+        .await?;
+        self.unsynced.notify_one();
+        Ok(())
+    }
+
+    fn finish_layer(&self, draft: Draft, key: LayerKey, below: &[LayerKey]) -> Result<(Scratch, LayerRecord)> {
+        let Draft { scratch, applied } = draft;
+        let trees: Vec<_> = below.iter().map(|key| self.paths.tree(key)).collect();
+        let below = Merged::open(&trees).during("opening the layers below", key)?;
+        let finished = applied.finish(&below)?;
+        let size = measure(&scratch.path().join("fs")).during("measuring the layer", key)?;
+        let record = LayerRecord {
+            bytes: size.bytes,
+            inodes: size.inodes,
+            carries_root: finished.carries_root,
+            opaque_root: finished.opaque_root,
+            boot: self.boot.clone(),
+            durable: false,
+            serial: self.state().next_serial(),
+        };
+        let path = scratch.path().join("record.json");
+        std::fs::write(&path, encode(&record)?).during("writing", path.display())?;
+        Ok((scratch, record))
+    }
+
+    fn place_layer(&self, (scratch, record): (Scratch, LayerRecord), key: LayerKey, pin: u64) -> Result<()> {
+        let path = self.paths.layer(&key);
+        if !self.state().layers.contains_key(&key) {
+            // Left by somebody who got no further; there is mostly nothing.
+            self.workshop.remove(&path)?;
+            scratch.keep_as(&path)?;
+        }
+        let mut state = self.state();
+        state.layers.entry(key).or_insert(record);
+        state.pins.entry(pin).or_default().insert(key);
+        Ok(())
+    }
+
+    /// Adds an image, or a name to one. A tag that led elsewhere leads here now.
+    pub(crate) async fn add_image(self: &Arc<Self>, arrival: Arrival) -> Result<Arc<Image>> {
+        let store = Arc::clone(self);
+        let guard = Arc::clone(&self.changes).lock_owned().await;
+        blocking("recording an image", move || {
+            let added = store.record_image(arrival);
+            drop(guard);
+            added
+        })
+        .await
+    }
+
+    fn record_image(&self, arrival: Arrival) -> Result<Arc<Image>> {
+        let Arrival { id, layers, name, blobs } = arrival;
+        for (digest, content) in &blobs {
+            self.layout.write(digest, content)?;
+        }
+        let catalog = self.catalog();
+        let known = catalog.images.get(&id).map(|image| image.record.names.clone());
+        let names = with_name(known.unwrap_or_default(), name.clone());
+        let image = self.write_image(ImageRecord { id: id.clone(), layers, names })?;
+        let mut images = catalog.images.clone();
+        images.insert(id.clone(), Arc::clone(&image));
+        for other in catalog.images.values().filter(|other| other.id != id) {
+            if let Some(record) = without_tag(&other.record, &name) {
+                images.insert(other.id.clone(), self.write_image(record)?);
+            }
+        }
+        self.publish(Catalog::new(images.into_values()));
+        Ok(image)
+    }
+
+    fn write_image(&self, record: ImageRecord) -> Result<Arc<Image>> {
+        self.workshop.write_durably(&self.paths.image_record(&record.id), &encode(&record)?)?;
+        Ok(Arc::new(Image::load(record, &self.layout)?))
+    }
+
+    fn publish(&self, catalog: Catalog) {
+        let catalog = Arc::new(catalog);
+        self.state().catalog = Arc::clone(&catalog);
+        self.layout.publish(catalog.images.values().map(AsRef::as_ref));
+    }
+
+    /// Removes the image that `name` means, with all its names, and the layers that nobody else wants.
+    /// Absence is success. When this returns the image is listed no more and its room is given back.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub async fn remove(self: &Arc<Self>, name: &str) -> Result<()> {
+        let (store, name) = (Arc::clone(self), name.to_owned());
+        let guard = Arc::clone(&self.changes).lock_owned().await;
+        let deleted = blocking("removing an image", move || {
+            let deleted = store.forget_image(&name);
+            drop(guard);
+            deleted
+        })
+        .await?;
+        for done in deleted {
+            // An error means that the thread is gone, and then so is this process soon.
+            let _ = done.await;
+        }
+        Ok(())
+    }
+
+    fn forget_image(&self, name: &str) -> Result<Vec<oneshot::Receiver<()>>> {
+        let catalog = self.catalog();
+        let Some(image) = catalog.find(name) else { return Ok(Vec::new()) };
+        let path = self.paths.image_record(&image.id);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Failure::new("deleting", path.display(), error).into());
+            }
+            _ => {}
+        }
+        self.publish(Catalog::new(catalog.images.values().filter(|other| other.id != image.id).cloned()));
+        self.collect_garbage()
+    }
+
+    /// Deletes what nobody wants, after a while: see [`crate::disk`].
+    pub(crate) async fn sweep(self: &Arc<Self>) -> Result<()> {
+        let store = Arc::clone(self);
+        let guard = Arc::clone(&self.changes).lock_owned().await;
+        blocking("deleting unused layers", move || {
+            let swept = store.collect_garbage();
+            drop(guard);
+            swept.map(drop)
+        })
+        .await
+    }
+
+    /// Deletes layers and blobs that nobody wants. Only under [`Store::changes`].
+    pub(super) fn collect_garbage(&self) -> Result<Vec<oneshot::Receiver<()>>> {
+        let mut unwanted = Vec::new();
+        let blobs: HashSet<Digest> = {
+            let mut state = self.state();
+            if state.unclear.is_empty() {
+                let wanted = state.wanted();
+                unwanted.extend(state.layers.keys().filter(|key| !wanted.contains(key)).copied());
+            }
+            for key in &unwanted {
+                state.layers.remove(key);
+            }
+            state.catalog.images.values().flat_map(|image| image.blobs()).collect()
+        };
+        self.layout.retain(&blobs)?;
+        unwanted.iter().map(|key| self.workshop.remove(&self.paths.layer(key))).collect()
+    }
+}
+
+/// The names with one more. A tag that resolves to something new leaves its old digest behind.
+fn with_name(mut names: Vec<Name>, name: Name) -> Vec<Name> {
+    for known in names.iter_mut().filter(|known| known.repository == name.repository && known.tag == name.tag) {
+        known.tag = None;
+    }
+    names.push(name);
+    let mut kept: Vec<Name> = Vec::new();
+    // The latest first, those with a tag before those without: the others may say nothing new.
+    names.sort_by_key(|name| (name.tag.is_none(), std::cmp::Reverse(name.at)));
+    for name in names {
+        let says_nothing = |other: &Name| other.repository == name.repository && other.resolved == name.resolved;
+        if name.tag.is_some() || !kept.iter().any(says_nothing) {
+            kept.push(name);
+        }
+    }
+    kept
+}
+
+/// The record without a tag that `taker` has now; `None` if it has not got it.
+fn without_tag(record: &ImageRecord, taker: &Name) -> Option<ImageRecord> {
+    let mut changed = record.clone();
+    let taken = |name: &&mut Name| name.tag.is_some() && name.tag == taker.tag && name.repository == taker.repository;
+    let name = changed.names.iter_mut().find(taken)?;
+    name.tag = None;
+    Some(changed)
+}

@@ -1,0 +1,180 @@
+//! Opening the store: reading what is on disk, and dropping what is half-made, lost or nobody's.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use coracle_domain::{ContainerId, During, Failure, FailureKind, Result};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
+use tokio::sync::Notify;
+
+use super::{Paths, State, Store, blocking};
+use crate::content::Layout;
+use crate::disk::{Workshop, create_directory, list};
+use crate::image::{Catalog, Image};
+use crate::record::{self, ImageRecord, LayerRecord};
+use crate::registry::{Client, Registries};
+use crate::usage::Sampler;
+use crate::LayerKey;
+
+impl Store {
+    /// Opens the store at `root` (`/var/lib/coracle`), with its volatile records in `runtime`, which must
+    /// not survive a reboot (`/run/coracle/images`).
+    ///
+    /// # Errors
+    /// If a directory cannot be made or read, or another process has the store open. Broken content is
+    /// no error: it is dropped or moved aside, with a warning.
+    pub async fn open(root: &Path, runtime: &Path, registries: Registries) -> Result<Arc<Self>> {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").during("reading", "the boot id")?;
+        Self::open_in_boot(root, runtime, registries, boot.trim().to_owned()).await
+    }
+
+    pub(crate) async fn open_in_boot(root: &Path, runtime: &Path, registries: Registries, boot: String) -> Result<Arc<Self>> {
+        let paths = Paths { root: root.to_owned(), runtime: runtime.to_owned() };
+        let store = blocking("opening the image store", move || load(paths, registries, boot).map(Arc::new)).await?;
+        store.start_syncing();
+        Ok(store)
+    }
+}
+
+fn load(paths: Paths, registries: Registries, boot: String) -> Result<Store> {
+    let root = &paths.root;
+    for directory in ["records", "layers/empty", "containers"] {
+        create_directory(&root.join(directory))?;
+    }
+    set_mode(&paths.empty_tree())?;
+    create_directory(&paths.runtime)?;
+    let lock = lock(&root.join("lock"))?;
+    let workshop = Workshop::open(root.join("tmp"))?;
+    let layout = Layout::open(root.join("images"), workshop.clone())?;
+    let mut state = State { layers: layers(&paths, &workshop, &boot)?, ..State::default() };
+    state.catalog = Arc::new(Catalog::new(images(&paths, &layout, &state.layers)?));
+    rootfs(&paths, &mut state)?;
+    let store = Store {
+        sampler: Sampler::start().during("starting a thread to measure in", root.display())?,
+        client: Arc::new(Client::new(registries)),
+        pulls: Default::default(),
+        state: Mutex::new(state),
+        changes: Arc::default(),
+        unsynced: Arc::new(Notify::new()),
+        unpacking: Mutex::default(),
+        _lock: lock,
+        paths,
+        workshop,
+        layout,
+        boot,
+    };
+    store.measure_all();
+    store.collect_garbage()?;
+    store.layout.publish(store.catalog().images.values().map(AsRef::as_ref));
+    Ok(store)
+}
+
+fn set_mode(path: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).during("setting the mode of", path.display())
+}
+
+fn lock(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(CWD, path, flags, Mode::RUSR | Mode::WUSR).during("opening", path.display())?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(error) => {
+            let failure = Failure::new("locking the image store", path.display(), std::io::Error::from(error));
+            Err(failure.kind(FailureKind::Unavailable).hint("another process uses this directory").into())
+        }
+    }
+}
+
+/// The layers that are complete and known to be so. Others go.
+fn layers(paths: &Paths, workshop: &Workshop, boot: &str) -> Result<HashMap<LayerKey, LayerRecord>> {
+    let mut layers = HashMap::new();
+    for name in list(&paths.root.join("layers"))? {
+        let path = paths.root.join("layers").join(&name);
+        if path == paths.empty_tree() {
+            continue;
+        }
+        let key = name.parse::<LayerKey>().ok();
+        let record = record::load::<LayerRecord>(&path.join("record.json"));
+        // What another boot had not synced may be incomplete in any way.
+        let record = record.filter(|record| record.durable || record.boot == boot);
+        if let (Some(key), Some(record)) = (key, record) {
+            layers.insert(key, record);
+        } else {
+            tracing::warn!(layer = %path.display(), "dropping a layer that may be incomplete");
+            workshop.remove(&path)?;
+        }
+    }
+    Ok(layers)
+}
+
+fn images(paths: &Paths, layout: &Layout, layers: &HashMap<LayerKey, LayerRecord>) -> Result<Vec<Arc<Image>>> {
+    let directory = paths.root.join("records");
+    let names = list(&directory)?.into_iter().filter(|name| name.ends_with(".json"));
+    let mut records: Vec<(PathBuf, ImageRecord)> = names
+        .map(|name| directory.join(name))
+        .filter_map(|path| record::load::<ImageRecord>(&path).map(|record| (path, record)))
+        .collect();
+    keep_latest_tags(&mut records);
+    let mut images = Vec::new();
+    for (path, record) in records {
+        if path != paths.image_record(&record.id) {
+            tracing::warn!(path = %path.display(), "an image's record has another image's name; it is moved aside");
+            record::quarantine(&path);
+        } else if !record.layers.iter().all(|key| layers.contains_key(key)) {
+            tracing::warn!(image = %record.id, "an image lost layers; it must be pulled again");
+            std::fs::remove_file(&path).during("deleting", path.display())?;
+        } else {
+            match Image::load(record, layout) {
+                Ok(image) => images.push(Arc::new(image)),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "an image's content is damaged; its record is moved aside");
+                    record::quarantine(&path);
+                }
+            }
+        }
+    }
+    Ok(images)
+}
+
+/// A tag that moved while the power went may stand in two records: the later one has it.
+fn keep_latest_tags(records: &mut [(PathBuf, ImageRecord)]) {
+    let mut latest: HashMap<(String, String), i64> = HashMap::new();
+    for name in records.iter().flat_map(|(_, record)| &record.names) {
+        let Some(tag) = &name.tag else { continue };
+        let at = latest.entry((name.repository.clone(), tag.clone())).or_insert(name.at);
+        *at = name.at.max(*at);
+    }
+    let mut given = HashSet::new();
+    for name in records.iter_mut().flat_map(|(_, record)| &mut record.names) {
+        let Some(tag) = &name.tag else { continue };
+        let key = (name.repository.clone(), tag.clone());
+        if latest.get(&key) != Some(&name.at) || !given.insert(key) {
+            name.tag = None;
+        }
+    }
+}
+
+/// Takes stock of writable layers. Whether anybody claims them, the engine will say.
+fn rootfs(paths: &Paths, state: &mut State) -> Result<()> {
+    for name in list(&paths.root.join("containers"))? {
+        let Ok(id) = name.parse::<ContainerId>() else { continue };
+        match record::load(&paths.rootfs_record(&id)) {
+            Some(record) => drop(state.rootfs.insert(id, record)),
+            None => drop(state.unclear.insert(id)),
+        }
+    }
+    Ok(())
+}
+
+impl Store {
+    fn measure_all(&self) {
+        let ids: Vec<_> = self.state().rootfs.keys().cloned().collect();
+        for id in ids {
+            let upper = self.paths.container(&id).join("upper");
+            self.sampler.add(id, upper, None);
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Layers are unpacked without waiting for the disk. This waits for it, in the background, once for all
+//! layers that came meanwhile, and writes down that they are safe.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use coracle_domain::{During, Result};
+
+use super::{Store, blocking};
+use crate::record::encode;
+use crate::{LayerKey, disk};
+
+impl Store {
+    /// Starts the task that makes layers durable. It ends with the store.
+    pub(super) fn start_syncing(self: &Arc<Self>) {
+        let (bell, weak) = (Arc::clone(&self.unsynced), Arc::downgrade(self));
+        self.unsynced.notify_one();
+        tokio::spawn(async move {
+            loop {
+                bell.notified().await;
+                let Some(store) = weak.upgrade() else { return };
+                if let Err(error) = store.make_durable().await {
+                    tracing::warn!(%error, "cannot make layers durable; a reboot would cost them");
+                }
+            }
+        });
+    }
+
+    pub(crate) async fn make_durable(self: &Arc<Self>) -> Result<()> {
+        let waiting: Vec<(LayerKey, u64)> =
+            self.state().layers.iter().filter(|(_, record)| !record.durable).map(|(key, record)| (*key, record.serial)).collect();
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let store = Arc::clone(self);
+        blocking("syncing layers", move || store.sync_disk()).await?;
+        let (store, guard) = (Arc::clone(self), Arc::clone(&self.changes).lock_owned().await);
+        blocking("syncing layers", move || {
+            waiting.iter().try_for_each(|(key, serial)| store.mark_durable(key, *serial))?;
+            drop(guard);
+            store.sync_disk()
+        })
+        .await
+    }
+
+    fn sync_disk(&self) -> Result<()> {
+        let root = &self.paths.root;
+        let directory = File::open(root).during("opening", root.display())?;
+        rustix::fs::syncfs(directory).during("syncing the file system of", root.display())
+    }
+
+    fn mark_durable(&self, key: &LayerKey, serial: u64) -> Result<()> {
+        let record = self.state().layers.get(key).filter(|record| record.serial == serial).cloned();
+        // Gone meanwhile, or gone and unpacked again: then it has its turn later.
+        let Some(mut record) = record else { return Ok(()) };
+        record.durable = true;
+        let path = self.paths.layer(key).join("record.json");
+        disk::write_atomically(&path, &encode(&record)?).during("marking durable", path.display())?;
+        self.state().layers.insert(*key, record);
+        Ok(())
+    }
+}

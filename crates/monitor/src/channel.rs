@@ -1,0 +1,108 @@
+//! The line from a process that is being set up to its monitor: a socket pair that keeps messages apart, and that
+//! execve closes. Its end without a fault, after [`Report::Ready`], means that the program was executed.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::Fault;
+
+/// Longer than any message: names in it are bounded by the kernel's own bounds on paths.
+const LONGEST: usize = 16 << 10;
+
+/// What the new process says.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Report {
+    /// Here is the master side of its terminal (one descriptor).
+    Terminal,
+    /// All is set up; what follows is execve.
+    Ready,
+    /// It cannot go on.
+    Failed(Fault),
+}
+
+/// The monitor's end: never blocks.
+#[derive(Debug)]
+pub(crate) struct Listening(OwnedFd);
+
+/// The new process's end.
+#[derive(Debug)]
+pub(crate) struct Reporting(OwnedFd);
+
+/// What there is to hear.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    /// Nothing yet.
+    Nothing,
+    /// A report, perhaps with a descriptor.
+    Report(Report, Option<OwnedFd>),
+    /// No more will come.
+    End,
+}
+
+/// A new line.
+pub(crate) fn new() -> Result<(Listening, Reporting), Errno> {
+    let (near, far) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    Ok((Listening(near), Reporting(far)))
+}
+
+impl Listening {
+    /// The next report, if there is one.
+    pub(crate) fn hear(&self) -> Heard {
+        let mut bytes = vec![0; LONGEST];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let count = match recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
+            Ok(received) => received.bytes,
+            Err(Errno::AGAIN | Errno::INTR) => return Heard::Nothing,
+            Err(_) => 0,
+        };
+        let descriptor = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+            _ => None,
+        });
+        match bytes.get(..count).and_then(|bytes| serde_json::from_slice(bytes).ok()) {
+            Some(report) => Heard::Report(report, descriptor),
+            None => Heard::End,
+        }
+    }
+}
+
+impl AsFd for Listening {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Reporting {
+    /// Tells the monitor.
+    pub(crate) fn report(&self, report: &Report) -> Result<(), Errno> {
+        let bytes = serde_json::to_vec(report).map_err(|_| Errno::INVAL)?;
+        // write(2) and not sendmsg(2): a container's system call filter, in force by now, allows it.
+        rustix::io::write(&self.0, &bytes).map(drop)
+    }
+
+    /// Hands the monitor the master side of the terminal.
+    pub(crate) fn hand_over(&self, terminal: BorrowedFd<'_>) -> Result<(), Errno> {
+        let bytes = serde_json::to_vec(&Report::Terminal).map_err(|_| Errno::INVAL)?;
+        let descriptors = [terminal];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&descriptors));
+        sendmsg(&self.0, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL).map(drop)
+    }
+}
+
+impl AsFd for Reporting {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

@@ -1,0 +1,120 @@
+//! The task that owns a connection: sends calls, and brings replies and events to whoever waits for them.
+
+use std::collections::HashMap;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::frame::{self, Decoder};
+use crate::protocol::{Call, Event, Message, Reply, Request};
+
+/// The most descriptors a call may carry.
+const MOST_DESCRIPTORS: usize = 4;
+const READ: usize = 16 << 10;
+
+/// A call on its way.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) request: Request,
+    pub(super) descriptors: Vec<OwnedFd>,
+    pub(super) reply: oneshot::Sender<Reply>,
+    /// Who waits for the end of which exec.
+    pub(super) exited: Option<(String, oneshot::Sender<i32>)>,
+}
+
+/// A connection and all who wait for something from it.
+#[derive(Debug)]
+pub(super) struct Link {
+    stream: UnixStream,
+    calls: mpsc::Receiver<Outgoing>,
+    events: mpsc::UnboundedSender<Event>,
+    decoder: Decoder,
+    replies: HashMap<u64, (oneshot::Sender<Reply>, Option<String>)>,
+    execs: HashMap<String, oneshot::Sender<i32>>,
+    last: u64,
+}
+
+impl Link {
+    /// A link over a connected socket.
+    pub(super) fn new(stream: UnixStream, calls: mpsc::Receiver<Outgoing>, events: mpsc::UnboundedSender<Event>) -> Self {
+        Self { stream, calls, events, decoder: Decoder::default(), replies: HashMap::new(), execs: HashMap::new(), last: 0 }
+    }
+
+    /// Works until the monitor goes away or nobody holds a handle to it. Whoever waits then sees its end dropped.
+    pub(super) async fn run(mut self) {
+        loop {
+            let going_on = tokio::select! {
+                call = self.calls.recv() => match call {
+                    Some(call) => self.send(call).await,
+                    None => return,
+                },
+                readable = self.stream.readable() => readable.and_then(|()| self.receive()),
+            };
+            if going_on.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn send(&mut self, call: Outgoing) -> io::Result<()> {
+        self.last += 1;
+        let exec = call.exited.map(|(name, sender)| {
+            self.execs.insert(name.clone(), sender);
+            name
+        });
+        self.replies.insert(self.last, (call.reply, exec));
+        let frame = frame::encode(&Call { id: self.last, request: call.request }).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let descriptors: Vec<BorrowedFd<'_>> = call.descriptors.iter().map(AsFd::as_fd).collect();
+        let mut sent = 0;
+        while let Some(rest) = frame.get(sent..).filter(|rest| !rest.is_empty()) {
+            let descriptors = if sent == 0 { &descriptors[..] } else { &[] };
+            sent += self.stream.async_io(Interest::WRITABLE, || send_some(&self.stream, rest, descriptors)).await?;
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self) -> io::Result<()> {
+        let mut bytes = [0; READ];
+        match self.stream.try_read(&mut bytes) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => self.decoder.push(bytes.get(..count).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        while let Some(frame) = self.decoder.next().map_err(io::Error::other)? {
+            match serde_json::from_slice(&frame)? {
+                Message::Reply { id, reply } => self.deliver(id, reply),
+                Message::Event(Event::ExecExited { exec, code }) if self.execs.contains_key(&exec) => {
+                    // Nobody may be waiting any more.
+                    let _ = self.execs.remove(&exec).map(|waiting| waiting.send(code));
+                }
+                Message::Event(event) => {
+                    let _ = self.events.send(event);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, id: u64, reply: Reply) {
+        let Some((waiting, exec)) = self.replies.remove(&id) else { return };
+        if let (Reply::Failed(_), Some(exec)) = (&reply, exec) {
+            self.execs.remove(&exec);
+        }
+        let _ = waiting.send(reply);
+    }
+}
+
+fn send_some(stream: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    Ok(sendmsg(stream, &[IoSlice::new(bytes)], &mut control, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
+}

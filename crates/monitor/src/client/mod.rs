@@ -1,0 +1,183 @@
+//! The daemon's side: starting a monitor and talking to it.
+//!
+//! A [`Monitor`] is a cheap handle to a task that owns the connection. Calls carry no deadlines; those are their
+//! caller's. When the monitor goes away, calls fail as [`FailureKind::Unavailable`] and the events end.
+
+mod failure;
+mod link;
+mod spawn;
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use coracle_domain::{During, Failure, FailureKind, Result};
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot};
+
+use self::link::{Link, Outgoing};
+pub use self::spawn::{Program, spawn};
+use crate::protocol::{ContainerState, Event, Exec, Prepare, Reply, Request, Start, Target};
+
+/// The name of a monitor's socket in its pod's directory.
+pub const SOCKET: &str = "monitor.sock";
+/// The name of a monitor's own log in its pod's directory.
+pub const LOG: &str = "monitor.log";
+
+/// How many calls may wait to be sent before callers wait.
+const CALLS: usize = 64;
+
+/// A connection to a monitor.
+#[derive(Debug, Clone)]
+pub struct Monitor {
+    outgoing: mpsc::Sender<Outgoing>,
+    pid: i32,
+    version: u32,
+}
+
+/// A program that was executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Started {
+    /// Its process id in the node's namespace.
+    pub pid: i32,
+    /// When, in nanoseconds since the epoch.
+    pub at: i64,
+}
+
+/// A program that runs in a container.
+#[derive(Debug)]
+pub struct RunningExec {
+    /// Its process id in the node's namespace.
+    pub pid: i32,
+    /// Its exit status, or 128 and the number of the signal that killed it. Ends without one if the monitor goes away.
+    pub exited: oneshot::Receiver<i32>,
+}
+
+impl Monitor {
+    /// Connects to the monitor of a pod, by its directory. Events other than the ends of this connection's own execs
+    /// come from the receiver, which ends with the monitor; it must be read, or it grows.
+    ///
+    /// # Errors
+    /// No monitor listens there ([`FailureKind::Unavailable`]), or it does not answer as one.
+    pub async fn connect(directory: &Path) -> Result<(Self, mpsc::UnboundedReceiver<Event>)> {
+        let stage = "connecting to the monitor of";
+        let unavailable = |error| Failure::new(stage, directory.display(), error).kind(FailureKind::Unavailable);
+        let stream = connect(directory).await.map_err(unavailable)?;
+        let (outgoing, calls) = mpsc::channel(CALLS);
+        let (events, receiver) = mpsc::unbounded_channel();
+        tokio::spawn(Link::new(stream, calls, events).run());
+        let mut monitor = Self { outgoing, pid: 0, version: 0 };
+        match monitor.call(Request::Hello, Vec::new()).await? {
+            Reply::Hello { version, pid } => (monitor.version, monitor.pid) = (version, pid),
+            other => return Err(unexpected("greeting", &other)),
+        }
+        Ok((monitor, receiver))
+    }
+
+    /// The monitor's process id.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// The version of the protocol that the monitor speaks.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// Sends a request with descriptors and awaits its reply. An answer of [`Reply::Failed`] is a failure here.
+    ///
+    /// # Errors
+    /// What the monitor reports; [`FailureKind::Unavailable`] where it went away.
+    pub async fn call(&self, request: Request, descriptors: Vec<OwnedFd>) -> Result<Reply> {
+        self.send(request, descriptors, None).await
+    }
+
+    async fn send(&self, request: Request, descriptors: Vec<OwnedFd>, exited: Option<(String, oneshot::Sender<i32>)>) -> Result<Reply> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || Failure::new("asking the monitor", format_args!("process {}", self.pid), "it has gone away").kind(FailureKind::Unavailable);
+        self.outgoing.send(Outgoing { request, descriptors, reply, exited }).await.map_err(|_| gone())?;
+        match answer.await.map_err(|_| gone())? {
+            Reply::Failed(fault) => Err(failure::from(fault).into()),
+            reply => Ok(reply),
+        }
+    }
+
+    async fn done(&self, request: Request) -> Result<()> {
+        match self.call(request, Vec::new()).await? {
+            Reply::Done => Ok(()),
+            other => Err(unexpected("waiting for an answer", &other)),
+        }
+    }
+
+    /// Makes and pins the pod's namespaces.
+    ///
+    /// # Errors
+    /// As for [`Monitor::call`], here and below.
+    pub async fn prepare(&self, prepare: Prepare) -> Result<()> {
+        self.done(Request::Prepare(prepare)).await
+    }
+
+    /// Starts a container; returns once its program was executed.
+    pub async fn start(&self, start: Start) -> Result<Started> {
+        started(self.call(Request::Start(start), Vec::new()).await?)
+    }
+
+    /// Runs a program in a running container, with these standard streams: input, output, error.
+    pub async fn exec(&self, exec: Exec, streams: [OwnedFd; 3]) -> Result<RunningExec> {
+        let (sender, exited) = oneshot::channel();
+        let name = exec.exec.clone();
+        let reply = self.send(Request::Exec(exec), streams.into(), Some((name, sender))).await?;
+        Ok(RunningExec { pid: started(reply)?.pid, exited })
+    }
+
+    /// Sends a signal, by the kernel's number; a process that is gone needs none.
+    pub async fn signal(&self, target: Target, signal: i32) -> Result<()> {
+        self.done(Request::Signal { target, signal }).await
+    }
+
+    /// Opens a running container's log anew under its path.
+    pub async fn reopen_log(&self, container: &str) -> Result<()> {
+        self.done(Request::ReopenLog { container: container.to_owned() }).await
+    }
+
+    /// Drops what the monitor remembers of an ended container.
+    pub async fn forget(&self, container: &str) -> Result<()> {
+        self.done(Request::Forget { container: container.to_owned() }).await
+    }
+
+    /// What the monitor knows of its containers.
+    pub async fn state(&self) -> Result<Vec<ContainerState>> {
+        match self.call(Request::State, Vec::new()).await? {
+            Reply::State { containers } => Ok(containers),
+            other => Err(unexpected("reading the state", &other)),
+        }
+    }
+
+    /// Kills everything and ends the monitor; returns once all its processes are reaped.
+    pub async fn shutdown(&self) -> Result<()> {
+        self.done(Request::Shutdown).await
+    }
+}
+
+fn started(reply: Reply) -> Result<Started> {
+    match reply {
+        Reply::Started { pid, at } => Ok(Started { pid, at }),
+        other => Err(unexpected("starting a process", &other)),
+    }
+}
+
+fn unexpected(stage: &'static str, reply: &Reply) -> coracle_domain::Error {
+    Failure::new(stage, "the monitor", format!("unexpected answer {reply:?}")).into()
+}
+
+async fn connect(directory: &Path) -> std::io::Result<UnixStream> {
+    let handle = spawn::open_directory(directory)?;
+    UnixStream::connect(spawn::socket_path(&handle)).await
+}
+
+/// Whether a socket is there at all: `false` says that no monitor was ever started in this directory.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn is_present(directory: &Path) -> Result<bool> {
+    directory.join(SOCKET).try_exists().during("looking for the monitor of", directory.display())
+}

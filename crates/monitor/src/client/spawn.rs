@@ -1,0 +1,96 @@
+//! Starting a monitor: from a large process, without copying it, and from a binary that containers cannot write to.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use coracle_domain::{During, Result};
+use coracle_sys::mount::{Change, READ_ONLY, change};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, open, unlinkat};
+use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, open_tree};
+use tokio::process::Command;
+
+use super::{LOG, SOCKET};
+
+/// The monitor's binary, as it was when it was opened.
+///
+/// A process in a container can reach the binary of whatever ran there through /proc/PID/exe. So monitors are executed
+/// by way of a mount of the file that refuses writes and that nobody can find or change.
+#[derive(Debug)]
+pub struct Program {
+    handle: OwnedFd,
+}
+
+impl Program {
+    /// Takes hold of the binary at `path`.
+    ///
+    /// # Errors
+    /// It is missing or not a file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let handle = match unwritable(path) {
+            // Without CAP_SYS_ADMIN no container could be started either, but a monitor can.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(io::Error::from)
+            }
+            done => done,
+        };
+        Ok(Self { handle: handle.during("opening the monitor's program", path.display())? })
+    }
+}
+
+fn unwritable(path: &Path) -> io::Result<OwnedFd> {
+    let mount = open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
+    change(mount.as_fd(), Change { set: READ_ONLY, ..Change::default() })?;
+    Ok(mount)
+}
+
+/// Starts a monitor for the pod with this directory, listening on [`SOCKET`] in it and complaining into [`LOG`]. It goes
+/// on when this process ends. It can be connected to at once.
+///
+/// # Errors
+/// The socket cannot be made or the program cannot be executed.
+pub async fn spawn(program: &Program, directory: &Path) -> Result<()> {
+    let stage = "starting the monitor in";
+    let handle = open_directory(directory).during(stage, directory.display())?;
+    let socket = listen(&handle).during("making the monitor's socket in", directory.display())?;
+    let log = open_log(&directory.join(LOG)).during("opening the monitor's log in", directory.display())?;
+    let mut child = Command::new(format!("/proc/self/fd/{}", program.handle.as_raw_fd()))
+        .arg0("coracle-monitor")
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::from(OwnedFd::from(socket)))
+        .stdout(Stdio::null())
+        .stderr(Stdio::from(log))
+        .spawn()
+        .during(stage, directory.display())?;
+    // Reaped when it ends; how it ended is for those who talk to it to find out.
+    tokio::spawn(async move { child.wait().await });
+    Ok(())
+}
+
+fn listen(directory: &OwnedFd) -> io::Result<UnixListener> {
+    match unlinkat(directory, SOCKET, AtFlags::empty()) {
+        Err(Errno::NOENT) => {}
+        done => done?,
+    }
+    UnixListener::bind(socket_path(directory))
+}
+
+fn open_log(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+}
+
+/// A handle to a directory, to reach what is in it by a short path.
+pub(super) fn open_directory(directory: &Path) -> io::Result<OwnedFd> {
+    Ok(open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// The socket's path by way of a handle: a socket's address has room for 108 bytes, less than many a pod's directory.
+pub(super) fn socket_path(directory: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd()))
+}

@@ -1,0 +1,67 @@
+//! The first process of a pid namespace that a pod's containers share. It reaps, and can do nothing else: its root is
+//! an empty directory, it holds no descriptors and no capabilities, and nobody may look into it, for the containers
+//! are its neighbours.
+
+use std::convert::Infallible;
+use std::path::Path;
+
+use coracle_sys::process::close_others;
+use coracle_sys::signal::SignalQueue;
+use rustix::fs::{Gid, Mode, OFlags, Uid, open};
+use rustix::io::Errno;
+use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::process::{DumpableBehavior, Signal, WaitOptions, set_dumpable_behavior, wait};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+use rustix::thread::{set_name, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+
+use crate::channel::{Report, Reporting};
+use crate::child;
+use crate::fault::{OrFault, Result};
+
+const NOBODY: u32 = 65_534;
+
+/// Becomes the init process. `place` is any directory: an empty one is mounted on it, which nobody else sees.
+pub(crate) fn run(place: &Path, reporting: Reporting) -> i32 {
+    let queue = match confine(place, &reporting) {
+        Ok(queue) => queue,
+        Err(fault) => {
+            let _ = reporting.report(&Report::Failed(fault));
+            return 1;
+        }
+    };
+    let _ = reporting.report(&Report::Ready);
+    drop(reporting);
+    let Err(_) = reap(&queue);
+    1
+}
+
+fn confine(place: &Path, reporting: &Reporting) -> Result<SignalQueue> {
+    let stage = "confining";
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).or_fault(stage, "the init process")?;
+    let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).or_fault("opening", "/dev/null")?;
+    for done in [dup2_stdin(&null), dup2_stdout(&null), dup2_stderr(&null)] {
+        done.or_fault(stage, "standard streams")?;
+    }
+    close_others(&[std::os::fd::AsFd::as_fd(reporting)]).or_fault(stage, "descriptors")?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).or_fault(stage, "mounts")?;
+    child::enter_empty_root(place)?;
+    let _ = set_name(c"coracle-init");
+    child::identity::drop_bounding(0).or_fault(stage, "capabilities")?;
+    let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    set_thread_groups(&[]).or_fault(stage, "groups")?;
+    set_thread_res_gid(gid, gid, gid).or_fault(stage, "group")?;
+    set_thread_res_uid(uid, uid, uid).or_fault(stage, "user")?;
+    set_no_new_privs(true).or_fault(stage, "privileges")?;
+    SignalQueue::new(&[Signal::CHILD.as_raw()], true).or_fault(stage, "signals")
+}
+
+fn reap(queue: &SignalQueue) -> std::io::Result<Infallible> {
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some(_)) | Err(Errno::INTR) => {}
+            Ok(None) | Err(_) => {
+                queue.next()?;
+            }
+        }
+    }
+}

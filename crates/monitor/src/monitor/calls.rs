@@ -1,0 +1,152 @@
+//! What daemons ask for, one function each.
+
+use std::path::Path;
+
+use coracle_plan::{PidNamespace, Plan};
+use rustix::io::Errno;
+use rustix::process::{Signal, getpid};
+use serde::Deserialize;
+
+use super::{Asker, Launch, Monitor};
+use crate::channel;
+use crate::child::{self, Streams};
+use crate::connection::Closed;
+use crate::container::{Container, Phase, Pipes};
+use crate::fault::{OrFault, Result};
+use crate::log::Log;
+use crate::process::{self, Place};
+use crate::protocol::{Call, Exec, Fault, Reply, Request, Start, Target, VERSION};
+
+impl Monitor {
+    /// Acts on a frame. One that is no call closes its connection; one with an unknown request is answered.
+    pub(super) fn call(&mut self, connection: u64, frame: &[u8]) -> std::result::Result<(), Closed> {
+        #[derive(Deserialize)]
+        struct Numbered {
+            id: u64,
+        }
+        let (id, outcome) = match serde_json::from_slice::<Call>(frame) {
+            Ok(Call { id, request }) => (id, self.answer(request, Asker { connection, call: id })),
+            Err(_) => {
+                let Numbered { id } = serde_json::from_slice(frame).map_err(|_| Closed)?;
+                if let Some(connection) = self.connections.get_mut(&connection) {
+                    connection.drop_descriptors();
+                }
+                (id, Err(Fault::new("understanding", "the call", Errno::NOSYS)))
+            }
+        };
+        match outcome {
+            Ok(None) => {}
+            Ok(Some(reply)) => self.reply(Asker { connection, call: id }, reply),
+            Err(fault) => self.reply(Asker { connection, call: id }, Reply::Failed(fault)),
+        }
+        Ok(())
+    }
+
+    /// The reply, or `None` if it will come later.
+    fn answer(&mut self, request: Request, asker: Asker) -> Result<Option<Reply>> {
+        let done = |()| Some(Reply::Done);
+        match request {
+            Request::Hello => Ok(Some(Reply::Hello { version: VERSION, pid: getpid().as_raw_pid() })),
+            Request::Prepare(prepare) => self.pod.prepare(prepare).map(done),
+            Request::Start(start) => self.start(start, asker).map(|()| None),
+            Request::Exec(exec) => self.exec(&exec, asker).map(|()| None),
+            Request::Signal { target, signal } => self.signal(&target, signal).map(done),
+            Request::ReopenLog { container } => self.reopen_log(&container).map(done),
+            Request::Forget { container } => self.forget(&container).map(done),
+            Request::State => Ok(Some(Reply::State { containers: self.containers.iter().map(|(id, one)| one.state(id)).collect() })),
+            Request::Shutdown => {
+                self.shut_down(asker);
+                Ok(None)
+            }
+        }
+    }
+
+    fn start(&mut self, start: Start, asker: Asker) -> Result<()> {
+        let id = start.container.clone();
+        let stage = "starting container";
+        if self.containers.contains_key(&id) {
+            return Err(Errno::EXIST).or_fault(stage, id);
+        }
+        let plan = read_plan(&start.plan)?;
+        let place = match &plan.namespaces.pid {
+            PidNamespace::New => Place::New,
+            PidNamespace::Node => Place::Node,
+            PidNamespace::Pod => Place::Of(self.pod.init().ok_or(Errno::SRCH).or_fault("finding", "the pod's init process")?),
+            PidNamespace::Container(other) => Place::Of(&self.running(other)?.process),
+        };
+        let log = Log::open(start.log.as_deref())?;
+        let pipes = Pipes::new(&start, &plan)?;
+        let (listening, reporting) = channel::new().or_fault(stage, &id)?;
+        let process = process::make(place, true, &plan.cgroups, || child::start(&plan, &pipes.theirs, &reporting))?;
+        self.launches.insert(process.pid, Launch::new(listening, Target::Container(id.clone()), asker));
+        let serial = self.next_serial();
+        self.containers.insert(id, Container::new(serial, process, start, pipes, log));
+        Ok(())
+    }
+
+    fn exec(&mut self, exec: &Exec, asker: Asker) -> Result<()> {
+        let stage = "executing";
+        let streams = self.connections.get_mut(&asker.connection).and_then(|connection| connection.take_descriptors());
+        let [input, output, error] = streams.ok_or(Errno::BADF).or_fault("receiving the standard streams of", &exec.exec)?;
+        let streams = Streams { input, output, error };
+        if exec.process.terminal {
+            return Err(Errno::NOSYS).or_fault("making a terminal for", &exec.exec);
+        }
+        if self.execs.contains_key(&exec.exec) {
+            return Err(Errno::EXIST).or_fault(stage, &exec.exec);
+        }
+        let target = &self.running(&exec.container)?.process;
+        let (listening, reporting) = channel::new().or_fault(stage, &exec.exec)?;
+        let process = process::make(Place::Of(target), false, &exec.cgroups, || {
+            child::exec(exec, std::os::fd::AsFd::as_fd(target), &streams, &reporting)
+        })?;
+        self.launches.insert(process.pid, Launch::new(listening, Target::Exec(exec.exec.clone()), asker));
+        self.execs.insert(exec.exec.clone(), process);
+        Ok(())
+    }
+
+    fn running(&self, id: &str) -> Result<&Container> {
+        let running = self.containers.get(id).filter(|container| matches!(container.phase, Phase::Running { .. }));
+        running.ok_or(Errno::SRCH).or_fault("finding the running container", id)
+    }
+
+    fn signal(&self, target: &Target, signal: i32) -> Result<()> {
+        let process = match target {
+            Target::Container(id) => self.containers.get(id).filter(|container| container.lives()).map(|container| &container.process),
+            Target::Exec(id) => self.execs.get(id),
+        };
+        process.map_or(Ok(()), |process| process.signal(signal))
+    }
+
+    fn reopen_log(&mut self, id: &str) -> Result<()> {
+        let running = self.containers.get_mut(id).filter(|container| container.lives());
+        running.ok_or(Errno::SRCH).or_fault("reopening the log of container", id)?.log.reopen()
+    }
+
+    fn forget(&mut self, id: &str) -> Result<()> {
+        if self.containers.get(id).is_some_and(Container::lives) {
+            return Err(Errno::BUSY).or_fault("forgetting container", id);
+        }
+        self.containers.remove(id);
+        Ok(())
+    }
+
+    fn shut_down(&mut self, asker: Asker) {
+        let kill = Signal::KILL.as_raw();
+        let first = self.containers.values().filter(|container| container.lives()).map(|container| &container.process);
+        for process in first.chain(self.execs.values()).chain(self.pod.init()) {
+            // A process that cannot be killed is waited for; the daemon has its own deadline.
+            let _ = process.signal(kill);
+        }
+        self.ending = Some(Some(asker));
+    }
+}
+
+fn read_plan(path: &Path) -> Result<Plan> {
+    let text = std::fs::read(path).or_fault("reading the plan", path.display())?;
+    serde_json::from_slice(&text).map_err(|error| Fault {
+        stage: "reading the plan".to_owned(),
+        subject: format!("{} ({error})", path.display()),
+        errno: Errno::INVAL.raw_os_error(),
+    })
+}

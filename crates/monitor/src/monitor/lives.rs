@@ -1,0 +1,130 @@
+//! Processes between their birth and their program, and at their end.
+
+use std::collections::HashMap;
+
+use rustix::process::{Pid, WaitOptions, wait};
+
+use super::{Asker, Monitor, note};
+use crate::channel::{Heard, Listening, Report};
+use crate::container::Phase;
+use crate::exit;
+use crate::log::{Buffers, time};
+use crate::protocol::{Event, Fault, Reply, Target};
+
+/// Processes that are being set up, by their number.
+pub(super) type Launches = HashMap<Pid, Launch>;
+
+/// A process that is being set up.
+#[derive(Debug)]
+pub(super) struct Launch {
+    /// Where it reports.
+    pub(super) listening: Listening,
+    /// Whether it will say no more, but its program was not executed: its end will follow.
+    pub(super) silent: bool,
+    target: Target,
+    asker: Asker,
+    ready: bool,
+    fault: Option<Fault>,
+}
+
+impl Launch {
+    /// One that was just made.
+    pub(super) fn new(listening: Listening, target: Target, asker: Asker) -> Self {
+        Self { listening, silent: false, target, asker, ready: false, fault: None }
+    }
+}
+
+impl Monitor {
+    /// Takes the reports of a process that is being set up.
+    pub(super) fn hear(&mut self, pid: Pid) {
+        while let Some(launch) = self.launches.get_mut(&pid) {
+            match launch.listening.hear() {
+                Heard::Nothing => return,
+                Heard::Report(Report::Ready, _) => launch.ready = true,
+                Heard::Report(Report::Failed(fault), _) => launch.fault = Some(fault),
+                Heard::Report(Report::Terminal, master) => {
+                    if let (Target::Container(id), Some(master)) = (&launch.target, master)
+                        && let Some(container) = self.containers.get_mut(id)
+                    {
+                        container.take_terminal(master);
+                    }
+                }
+                Heard::End if launch.ready || launch.fault.is_some() => return self.conclude(pid),
+                Heard::End => {
+                    launch.silent = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Answers who asked for a process: it runs its program now, or never will.
+    fn conclude(&mut self, pid: Pid) {
+        let Some(launch) = self.launches.remove(&pid) else { return };
+        let reply = match launch.fault {
+            Some(fault) => {
+                match &launch.target {
+                    Target::Container(id) => drop(self.containers.remove(id)),
+                    Target::Exec(id) => drop(self.execs.remove(id)),
+                }
+                Reply::Failed(fault)
+            }
+            None => {
+                let at = time::now();
+                if let Target::Container(id) = &launch.target
+                    && let Some(container) = self.containers.get_mut(id)
+                {
+                    container.phase = Phase::Running { started_at: at };
+                }
+                Reply::Started { pid: pid.as_raw_pid(), at }
+            }
+        };
+        self.reply(launch.asker, reply);
+    }
+
+    /// Takes signals: reaps, or prepares to end.
+    pub(super) fn take_signals(&mut self) {
+        while let Ok(signal) = self.signals.next() {
+            if signal == rustix::process::Signal::TERM.as_raw() {
+                self.ending.get_or_insert(None);
+            }
+        }
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+            self.ended(pid, exit::code(status));
+        }
+    }
+
+    fn ended(&mut self, pid: Pid, code: i32) {
+        self.hear(pid);
+        if let Some(launch) = self.launches.get_mut(&pid) {
+            let (Target::Container(name) | Target::Exec(name)) = &launch.target;
+            launch.fault = Some(Fault {
+                stage: "setting up".to_owned(),
+                subject: format!("{name}: its process ended with {code} before the program was executed"),
+                errno: 0,
+            });
+            return self.conclude(pid);
+        }
+        if self.pod.ended(pid) {
+            return;
+        }
+        if let Some(exec) = self.execs.iter().find_map(|(exec, process)| (process.pid == pid).then(|| exec.clone())) {
+            self.execs.remove(&exec);
+            return self.tell_all(Event::ExecExited { exec, code });
+        }
+        self.container_ended(pid, code);
+    }
+
+    fn container_ended(&mut self, pid: Pid, code: i32) {
+        let buffers = self.buffers.get_or_insert_with(Buffers::new);
+        let Some((id, container)) = self.containers.iter_mut().find(|(_, one)| one.lives() && one.process.pid == pid) else {
+            return;
+        };
+        let id = id.clone();
+        let (exit, recorded) = container.end(code, buffers);
+        if let Err(fault) = recorded {
+            note(&fault);
+        }
+        self.tell_all(Event::Exited { container: id, exit });
+    }
+}

@@ -1,0 +1,117 @@
+//! The pod's own namespaces: made by the monitor for itself, pinned by bind mounts so that they outlive it.
+
+use std::path::Path;
+
+use coracle_plan::Cgroups;
+use coracle_sys::namespace::{Namespace, unshare};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, mount_bind, unmount};
+use rustix::process::Pid;
+use rustix::system::sethostname;
+
+use crate::channel::{self, Heard, Listening, Report};
+use crate::fault::{OrFault, Result};
+use crate::init;
+use crate::process::{self, Place, Process};
+use crate::protocol::{Fault, Prepare};
+use crate::sysctl;
+
+/// How long the init process may take to be ready: it makes one mount.
+const INIT_PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+
+/// What the monitor holds of its pod.
+#[derive(Debug, Default)]
+pub(crate) struct Pod {
+    prepared: Option<Prepare>,
+    init: Option<Process>,
+}
+
+impl Pod {
+    /// Makes the namespaces and moves into them. Asking for the same again changes nothing.
+    pub(crate) fn prepare(&mut self, wanted: Prepare) -> Result<()> {
+        let stage = "preparing the pod in";
+        match &self.prepared {
+            Some(prepared) if *prepared == wanted => return Ok(()),
+            Some(_) => return Err(Errno::ALREADY).or_fault(stage, wanted.pins.display()),
+            None => {}
+        }
+        std::fs::create_dir_all(&wanted.pins).or_fault("making the directory", wanted.pins.display())?;
+        make_namespaces(&wanted)?;
+        for (name, value) in &wanted.sysctls {
+            sysctl::set(name, value)?;
+        }
+        if wanted.share_pid {
+            let init = start_init(&wanted.pins)?;
+            let namespace = format!("/proc/{}/ns/pid", init.pid.as_raw_pid());
+            self.init = Some(init);
+            pin(&namespace, &wanted.pins.join("pid"))?;
+        }
+        self.prepared = Some(wanted);
+        Ok(())
+    }
+
+    /// The process whose pid namespace the containers share.
+    pub(crate) fn init(&self) -> Option<&Process> {
+        self.init.as_ref()
+    }
+
+    /// Takes note that a process was reaped; says whether it was the init process.
+    pub(crate) fn ended(&mut self, pid: Pid) -> bool {
+        self.init.take_if(|init| init.pid == pid).is_some()
+    }
+}
+
+fn make_namespaces(wanted: &Prepare) -> Result<()> {
+    let own: Vec<(Namespace, &str)> = [
+        (wanted.network, Namespace::Network, "net"),
+        (wanted.ipc, Namespace::Ipc, "ipc"),
+        (wanted.hostname.is_some(), Namespace::Uts, "uts"),
+    ]
+    .into_iter()
+    .filter_map(|(wanted, namespace, name)| wanted.then_some((namespace, name)))
+    .collect();
+    let namespaces: Vec<Namespace> = own.iter().map(|(namespace, _)| *namespace).collect();
+    unshare(&namespaces).or_fault("making namespaces", format_args!("{namespaces:?}"))?;
+    for (_, name) in &own {
+        pin(&format!("/proc/self/ns/{name}"), &wanted.pins.join(name))?;
+    }
+    match &wanted.hostname {
+        Some(name) => sethostname(name.as_bytes()).or_fault("setting the host name", name),
+        None => Ok(()),
+    }
+}
+
+/// Mounts a namespace on a file of its own.
+fn pin(namespace: &str, place: &Path) -> Result<()> {
+    let stage = "pinning a namespace at";
+    let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // What an attempt that failed left there may be the pin of another namespace.
+    while unmount(place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).is_ok() {}
+    open(place, flags, Mode::from_raw_mode(0o600)).or_fault(stage, place.display())?;
+    mount_bind(namespace, place).or_fault(stage, place.display())
+}
+
+fn start_init(place: &Path) -> Result<Process> {
+    let (listening, reporting) = channel::new().or_fault("making", "a socket pair")?;
+    let mut reporting = Some(reporting);
+    let init = process::make(Place::New, true, &Cgroups::default(), || reporting.take().map_or(1, |reporting| init::run(place, reporting)))?;
+    drop(reporting);
+    match await_report(&listening) {
+        Some(Report::Ready) => Ok(init),
+        Some(Report::Failed(fault)) => Err(fault),
+        Some(Report::Terminal) | None => {
+            let _ = init.signal(rustix::process::Signal::KILL.as_raw());
+            Err(Fault::new("starting", "the pod's init process", Errno::TIMEDOUT))
+        }
+    }
+}
+
+fn await_report(listening: &Listening) -> Option<Report> {
+    poll(&mut [PollFd::new(listening, PollFlags::IN)], Some(&INIT_PATIENCE)).ok()?;
+    match listening.hear() {
+        Heard::Report(report, _) => Some(report),
+        Heard::Nothing | Heard::End => None,
+    }
+}

@@ -1,0 +1,83 @@
+//! Making processes, in the pid namespace and cgroup they belong to.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use coracle_plan::Cgroups;
+use coracle_sys::process::{NewNamespaces, send_signal, spawn};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+use rustix::process::Pid;
+use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces};
+
+use crate::fault::{OrFault, Result};
+
+/// A process the monitor made and has not reaped.
+#[derive(Debug)]
+pub(crate) struct Process {
+    /// Its number in the node's pid namespace.
+    pub(crate) pid: Pid,
+    handle: OwnedFd,
+}
+
+impl Process {
+    /// Sends a signal; a process that has ended needs none.
+    pub(crate) fn signal(&self, signal: i32) -> Result<()> {
+        match send_signal(self.handle.as_fd(), signal) {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::SRCH) => Ok(()),
+            done => done.or_fault("sending signal", format_args!("{signal} to process {}", self.pid.as_raw_pid())),
+        }
+    }
+}
+
+impl AsFd for Process {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.handle.as_fd()
+    }
+}
+
+/// In which pid namespace a new process lives.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Place<'a> {
+    /// The monitor's, which is the node's.
+    Node,
+    /// A new one.
+    New,
+    /// That of another process.
+    Of(&'a Process),
+}
+
+/// Makes a process that runs `child`.
+pub(crate) fn make(place: Place<'_>, mounts: bool, cgroups: &Cgroups, child: impl FnOnce() -> i32) -> Result<Process> {
+    let stage = "making a process";
+    let cgroup = match &cgroups.unified {
+        Some(path) => {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            Some(open(path, flags, Mode::empty()).or_fault("opening the cgroup", path.display())?)
+        }
+        None => None,
+    };
+    let namespaces = NewNamespaces { mount: mounts, pid: matches!(place, Place::New) };
+    let subject = || cgroups.unified.as_ref().map_or_else(|| "clone3".to_owned(), |path| format!("in cgroup {}", path.display()));
+    let home = match place {
+        Place::Of(process) => Some(move_children_to(process)?),
+        Place::Node | Place::New => None,
+    };
+    let made = spawn(namespaces, cgroup.as_ref().map(AsFd::as_fd), child);
+    if let Some(home) = home
+        && move_into_link_name_space(home.as_fd(), Some(LinkNameSpaceType::ProcessID)).is_err()
+    {
+        // Every later process would be born in the wrong place; nothing can be put right from here.
+        std::process::abort();
+    }
+    let (pid, handle) = made.or_fault(stage, subject())?;
+    Ok(Process { pid, handle })
+}
+
+/// Lets the next children be born in the pid namespace of `process`; returns the way back.
+fn move_children_to(process: &Process) -> Result<OwnedFd> {
+    let subject = process.pid.as_raw_pid();
+    let home = open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).or_fault("opening", "/proc/self/ns/pid")?;
+    move_into_thread_name_spaces(process.as_fd(), ThreadNameSpaceType::PROCESS_ID)
+        .or_fault("entering the pid namespace of process", subject)?;
+    Ok(home)
+}

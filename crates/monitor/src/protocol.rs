@@ -1,0 +1,231 @@
+//! What a daemon and a monitor say to each other.
+//!
+//! A connection is a stream socket. A frame is a length (u32, little endian, at most [`MAX_FRAME`]) and that
+//! many bytes of JSON; descriptors travel with a frame's first byte (SCM_RIGHTS). The daemon sends [`Call`]s,
+//! the monitor [`Message`]s: one reply per call, in any order, and events as they happen. Several daemons may be
+//! connected at once, as during an upgrade; each gets all events.
+//!
+//! Monitors outlive daemons. Within a [`VERSION`] only optional fields (`#[serde(default)]`) and new calls may be
+//! added; a daemon that gets [`Fault`] with `ENOSYS` for a new call must manage without.
+
+use std::path::PathBuf;
+
+use coracle_plan::{Cgroups, Process};
+use serde::{Deserialize, Serialize};
+
+/// The protocol's version, told in [`Reply::Hello`].
+pub const VERSION: u32 = 1;
+
+/// The longest frame: above CRI's own bound of 16 MiB on a message, with room for JSON.
+pub const MAX_FRAME: usize = 64 << 20;
+
+/// A request with the number its reply will carry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// Chosen by the daemon, unique on its connection.
+    pub id: u64,
+    /// What to do.
+    pub request: Request,
+}
+
+/// What a daemon asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Who are you? → [`Reply::Hello`].
+    Hello,
+    /// Make and pin the pod's namespaces, and move into them. Done once, before anything else. → [`Reply::Done`].
+    Prepare(Prepare),
+    /// Start a container. → [`Reply::Started`] once its program was executed.
+    Start(Start),
+    /// Run a program in a running container. Descriptors: standard input, output and error, in this order.
+    /// → [`Reply::Started`] once it was executed, and later [`Event::ExecExited`].
+    Exec(Exec),
+    /// Send a signal to a first process. → [`Reply::Done`], also when it is gone or was never there.
+    Signal {
+        /// Whose.
+        target: Target,
+        /// The kernel's number.
+        signal: i32,
+    },
+    /// Open a running container's log anew under its path (after rotation). → [`Reply::Done`]; ESRCH, and no new
+    /// file, if it does not run.
+    ReopenLog {
+        /// Whose.
+        container: String,
+    },
+    /// Drop what is remembered of an ended container. → [`Reply::Done`], also for an unknown one; EBUSY while it runs.
+    Forget {
+        /// Which.
+        container: String,
+    },
+    /// → [`Reply::State`].
+    State,
+    /// Kill everything and end. → [`Reply::Done`], then the connection closes.
+    Shutdown,
+}
+
+/// The pod's own namespaces.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepare {
+    /// Directory for the pins: files named `net`, `ipc`, `uts` (and `pid`), on which the namespaces are mounted.
+    pub pins: PathBuf,
+    /// Whether the pod has a network namespace of its own.
+    pub network: bool,
+    /// Whether it has an IPC namespace of its own.
+    pub ipc: bool,
+    /// Its host name, in a UTS namespace of its own; `None`: the node's.
+    pub hostname: Option<String>,
+    /// Kernel parameters, name and value, set in these namespaces.
+    pub sysctls: Vec<(String, String)>,
+    /// Whether its containers share a pid namespace, which then gets an init process that reaps.
+    pub share_pid: bool,
+}
+
+/// A container to start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// Its id.
+    pub container: String,
+    /// The file with its [`coracle_plan::Plan`].
+    pub plan: PathBuf,
+    /// Where its [`ExitRecord`] is to be written, by a temporary file beside it and a rename.
+    pub exit: PathBuf,
+    /// Its log in CRI's format; `None`: output is dropped.
+    pub log: Option<PathBuf>,
+    /// Whether its standard input stays open for clients; else it reads end of file.
+    pub stdin: bool,
+    /// Where the kernel counts its OOM kills.
+    pub oom: Option<OomSource>,
+}
+
+/// A counter of OOM kills: the line `key N` of a cgroup's file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OomSource {
+    /// `memory.events` (v2) or `memory.oom_control` (v1) of the container's cgroup.
+    pub path: PathBuf,
+    /// `oom_kill`.
+    pub key: String,
+}
+
+/// A program to run in a running container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exec {
+    /// The daemon's name for it, unique in the pod.
+    pub exec: String,
+    /// In which container.
+    pub container: String,
+    /// The program.
+    pub process: Process,
+    /// Its own leaf cgroups.
+    pub cgroups: Cgroups,
+}
+
+/// A first process.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Target {
+    /// A container's.
+    Container(String),
+    /// An exec's.
+    Exec(String),
+}
+
+/// What a monitor says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// The answer to a call.
+    Reply {
+        /// The call's number.
+        id: u64,
+        /// The answer.
+        reply: Reply,
+    },
+    /// Something happened.
+    Event(Event),
+}
+
+/// Answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// Who the monitor is.
+    Hello {
+        /// Its [`VERSION`].
+        version: u32,
+        /// Its process id.
+        pid: i32,
+    },
+    /// It is done.
+    Done,
+    /// A program was executed.
+    Started {
+        /// Its process id in the node's namespace.
+        pid: i32,
+        /// When, in nanoseconds since the epoch.
+        at: i64,
+    },
+    /// What the monitor knows.
+    State {
+        /// Every container it was told to start and not to forget.
+        containers: Vec<ContainerState>,
+    },
+    /// It could not be done.
+    Failed(Fault),
+}
+
+/// An operation that failed in the monitor or in a process it set up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// What was being done, as a gerund phrase.
+    pub stage: String,
+    /// To what.
+    pub subject: String,
+    /// The kernel's error number; 0 where the kernel had no part in it.
+    pub errno: i32,
+}
+
+/// A container as its monitor knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerState {
+    /// Its id.
+    pub container: String,
+    /// Its first process, in the node's namespace.
+    pub pid: i32,
+    /// When that was executed, in nanoseconds since the epoch; 0 while it is still being set up.
+    pub started_at: i64,
+    /// How it ended, if it did.
+    pub exit: Option<ExitRecord>,
+    /// How many bytes of its output could not be written to its log.
+    #[serde(default)]
+    pub dropped: u64,
+}
+
+/// How a first process ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    /// Its exit status, or 128 and the number of the signal that killed it.
+    pub code: i32,
+    /// When, in nanoseconds since the epoch.
+    pub at: i64,
+    /// Whether the kernel killed a process of its cgroup for want of memory.
+    pub oom_killed: bool,
+    /// When it was started, in nanoseconds since the epoch.
+    pub started_at: i64,
+}
+
+/// Happenings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// A container's first process ended; its [`ExitRecord`] is on file already.
+    Exited {
+        /// Which.
+        container: String,
+        /// How.
+        exit: ExitRecord,
+    },
+    /// An exec's first process ended.
+    ExecExited {
+        /// Which.
+        exec: String,
+        /// Its exit status, or 128 and the number of the signal that killed it.
+        code: i32,
+    },
+}

@@ -1,0 +1,394 @@
+//! Containers from start to end, against the real kernel.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use coracle_monitor::protocol::*;
+use coracle_plan::*;
+
+mod common;
+use common::*;
+
+#[test]
+fn a_container_runs_and_its_exit_is_on_file_before_it_is_told() {
+    if !possible() {
+        return;
+    }
+    let mut pod = Pod::new();
+    let plan = pod.plan("echo out; echo err >&2; exit 7");
+    let (exit, log) = pod.run("one", &plan);
+    assert_eq!((exit.code, exit.oom_killed), (7, false));
+    assert!(exit.at > exit.started_at && exit.started_at > 0);
+    assert_eq!(serde_json::from_slice::<ExitRecord>(&fs::read(pod.path("one.exit")).unwrap()).unwrap(), exit);
+    let mut lines: Vec<&str> = log.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["stderr F err", "stdout F out"]);
+    assert_eq!(pod.client.states(), []);
+}
+
+#[test]
+fn a_killed_container_has_128_and_the_signal() {
+    if !possible() {
+        return;
+    }
+    let mut pod = Pod::new();
+    let plan = pod.plan("sleep 1000");
+    let pid = pod.start("one", &plan);
+    assert!(Path::new(&format!("/proc/{pid}")).exists());
+    let target = Target::Container("one".to_owned());
+    assert_eq!(pod.client.call(Request::Signal { target: target.clone(), signal: 9 }), Reply::Done);
+    assert_eq!(pod.client.exit_of("one").code, 137);
+    assert_eq!(pod.client.call(Request::Signal { target, signal: 9 }), Reply::Done);
+}
+
+#[test]
+fn a_signal_that_does_not_exist_is_an_error() {
+    if !possible() {
+        return;
+    }
+    let mut pod = Pod::new();
+    let plan = pod.plan("sleep 1000");
+    pod.start("one", &plan);
+    let target = Target::Container("one".to_owned());
+    assert!(matches!(pod.client.call(Request::Signal { target, signal: 900 }), Reply::Failed(Fault { errno: 22, .. })));
+}
+
+#[test]
+fn lines_are_split_and_tails_are_partial() {
+    if !possible() {
+        return;
+    }
+    let mut pod = Pod::new();
+    let plan = pod.plan("head -c 40000 /dev/zero | tr '\\0' x; echo; echo; printf tail");
+    let (_, log) = pod.run("one", &plan);
+    let entries: Vec<(&str, usize)> = log.lines().map(|line| line.split_at(9)).map(|(tag, rest)| (tag, rest.len())).collect();
+    assert_eq!(entries, [("stdout P ", 16384), ("stdout P ", 16384), ("stdout F ", 7232), ("stdout F ", 0), ("stdout P ", 4)]);
+}
+
+#[test]
+fn a_missing_program_is_named() {
+    if !possible() {
+        return;
+    }
+    let mut pod = Pod::new();
+    for (arguments, errno, stage) in [
+        (&["nope"][..], 2, "finding the program"),
+        (&["/no/such/thing"], 2, "finding the program"),
+        (&["/etc/group"], 13, "executing the program"),
+        (&["/etc/script"], 2, "executing the program, whose interpreter is missing,"),
+        (&["/etc"], 13, "executing the program"),
+    ] {
+        let mut plan = pod.plan("");
+        plan.process.arguments = arguments.iter().map(|argument| Bytes::from(*argument)).collect();
+        let fault = Fault { stage: stage.to_owned(), subject: arguments[0].to_owned(), errno };
+        assert_eq!(pod.try_start("one", &plan), Reply::Failed(fault));
+        assert_eq!(pod.client.states(), []);
+        assert!(!pod.path("one.exit").exists());
+    }
+}
+
+#[test]
+fn a_step_that_fails_names_its_object() {
+    if !possible() {
+        return;
+    }
+    let mut pod = Pod::new();
+    let mut plan = pod.plan("true");
+    plan.steps.insert(3, filesystem("tmpfs", "/mnt", SAFE, &[("mode", "755"), ("nonsense", "1")]));
+    let Reply::Failed(fault) = pod.try_start("one", &plan) else { panic!() };
+    assert_eq!((fault.stage.as_str(), fault.errno), ("mounting", 22));
+    assert!(fault.subject.contains("tmpfs on /mnt, option nonsense"), "{fault:?}");
+    let mut plan = pod.plan("true");
+    plan.steps.insert(3, bind(Path::new("/no/such/volume"), "/mnt"));
+    let Reply::Failed(fault) = pod.try_start("one", &plan) else { panic!() };
+    assert_eq!((fault.subject.as_str(), fault.errno), ("/no/such/volume on /mnt", 2));
+}
+
+#[test]
+fn a_process_killed_during_its_setup_is_reported_with_its_status() {
+    if !possible() {
+        return;
+    }
+    let mut pod = Pod::new();
+    let mut plan = pod.plan("true");
+    // A pipe that nobody writes to: opening it as a layer does not hang, but joining it as a cgroup does.
+    let pipe = pod.path("hangs");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600), 0).unwrap();
+    plan.cgroups.join.push(pipe);
+    let file = pod.path("one.plan");
+    fs::write(&file, serde_json::to_vec(&plan).unwrap()).unwrap();
+    let start = Start { container: "one".to_owned(), plan: file, exit: pod.path("one.exit"), log: None, stdin: false, oom: None };
+    let call = pod.client.send(Request::Start(start), &[]);
+    // Meanwhile the pod's other calls go on.
+    let other = pod.plan("exit 3");
+    assert_eq!(pod.run("two", &other).0.code, 3);
+    let states = pod.client.states();
+    assert_eq!((states.len(), states[0].started_at), (1, 0));
+    assert_eq!(pod.client.call(Request::Signal { target: Target::Container("one".to_owned()), signal: 9 }), Reply::Done);
+    let Reply::Failed(fault) = pod.client.reply_to(call) else { panic!() };
+    assert!(fault.subject.contains("ended with 137"), "{fault:?}");
+    assert_eq!(pod.client.states(), []);
+}
+
+#[test]
+fn a_container_holds_three_descriptors_and_no_more() {
+    if !possible() {
+        return;
+    }
+    let mut pod = Pod::new();
+    let plan = pod.plan("ls /proc/self/fd; readlink /proc/self/fd/0; grep -E '^(Sig|Shd)' /proc/self/status");
+    let (_, log) = pod.run("one", &plan);
+    // The last one is ls' own, of the directory it lists.
+    assert!(log.starts_with("stdout F 0\nstdout F 1\nstdout F 2\nstdout F 3\nstdout F /dev/null\n"), "{log}");
+    for set in ["SigIgn", "SigBlk", "SigCgt", "SigPnd"] {
+        assert!(log.contains(&format!("{set}:\t0000000000000000")), "{log}");
+    }
+}
+
+#[test]
+fn the_program_has_the_identity_it_was_given() {
+    if !possible() {
+        return;
+    }
+    let mut pod = Pod::new();
+    let script = "id; grep -E '^(Cap|NoNewPrivs)' /proc/self/status; echo hi > /dev/stderr; cat /proc/self/oom_score_adj; pwd; umask";
+    let mut plan = pod.plan(script);
+    plan.process.user = User { uid: 1000, gid: 1001, groups: vec![5000, 6000] };
+    plan.process.working_directory = Bytes::from("/made/for/it");
+    let bit = 1 << 10;
+    plan.process.capabilities = Capabilities { bounding: bit | 1, effective: bit, permitted: bit, inheritable: bit, ambient: bit };
+    let (exit, log) = pod.run("one", &plan);
+    assert_eq!(exit.code, 0, "{log}");
+    assert!(log.contains("uid=1000 gid=1001 groups=1001,5000,6000"), "{log}");
+    for (set, bits) in [("Inh", bit), ("Prm", bit), ("Eff", bit), ("Bnd", bit | 1), ("Amb", bit)] {
+        assert!(log.contains(&format!("Cap{set}:\t{bits:016x}")), "{set} {log}");
+    }
+    assert!(log.contains("NoNewPrivs:\t1") && log.contains("stderr F hi") && log.contains("stdout F 500"), "{log}");
+    assert!(log.contains("stdout F /made/for/it\nstdout F 0022\n"), "{log}");
+}
+
+#[test]
+fn all_capabilities_are_those_that_there_are() {
+    if !possible() {
+        return;
+    }
+    let own = |name: &str| {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned()
+    };
+    let mut pod = Pod::new();
+    let mut plan = pod.plan("grep -E '^Cap(Prm|Bnd)' /proc/self/status");
+    let all = u64::MAX;
+    plan.process.capabilities = Capabilities { bounding: all, effective: all, permitted: all, inheritable: 0, ambient: 0 };
+    let (_, log) = pod.run("one", &plan);
+    assert_eq!(log, format!("stdout F CapPrm:\t{}\nstdout F CapBnd:\t{}\n", own("CapPrm:"), own("CapBnd:")));
+}
+
+#[test]
+fn a_filter_holds_with_and_without_no_new_privileges() {
+    if !possible() {
+        return;
+    }
+    let instruction = |code: u16, jt: u8, jf: u8, k: u32| [&code.to_ne_bytes()[..], &[jt, jf], &k.to_ne_bytes()].concat();
+    // mkdir(2) is 83, capset(2) 126, which set-up must not need any more, on x86-64.
+    let program = [
+        instruction(0x20, 0, 0, 0),
+        instruction(0x15, 1, 0, 83),
+        instruction(0x15, 0, 1, 126),
+        instruction(0x06, 0, 0, 0x0005_0000 | 99),
+        instruction(0x06, 0, 0, 0x7fff_0000),
+    ]
+    .concat();
+    let mut pod = Pod::new();
+    for (index, (no_new_privileges, uid)) in [(true, 0), (false, 0), (true, 1000), (false, 1000)].into_iter().enumerate() {
+        let mut plan = pod.plan("/bin/busybox mkdir /tmp/x; grep -E '^(CapEff|NoNewPrivs|Seccomp):' /proc/self/status");
+        plan.process.no_new_privileges = no_new_privileges;
+        plan.process.user.uid = uid;
+        plan.process.seccomp = Some(Filter { program: program.clone(), flags: 0 });
+        let (_, log) = pod.run(&format!("c{index}"), &plan);
+        assert!(log.contains("can't create directory '/tmp/x'"), "{log}");
+        assert!(log.contains("Seccomp:\t2") && log.contains(&format!("NoNewPrivs:\t{}", u8::from(no_new_privileges))), "{log}");
+        let effective = if uid == 0 { "CapEff:\t00000000a80425fb" } else { "CapEff:\t0000000000000000" };
+        assert!(log.contains(effective), "{log}");
+    }
+}
+
+#[test]
+fn an_exec_runs_in_the_container_and_is_its_own() {
+    if !possible() {
+        return;
+    }
+    let mut pod = Pod::new();
+    pod.prepare(|_| ());
+    let plan = pod.plan("echo mark > /tmp/mark; sleep 1000");
+    pod.start("one", &plan);
+    let script = "cat /tmp/mark; hostname; ls /proc/self/fd; ls -l /proc/1/exe; readlink /proc/self/ns/pid; exit 9";
+    let (reply, mut streams) = pod.exec("x1", "one", process(&["sh", "-c", script]));
+    assert!(matches!(reply, Reply::Started { .. }), "{reply:?}");
+    assert_eq!(pod.client.exec_exit("x1"), 9);
+    let (mut output, mut error) = (String::new(), String::new());
+    streams.output.read_to_string(&mut output).unwrap();
+    streams.error.read_to_string(&mut error).unwrap();
+    assert!(output.starts_with("mark\npod-one\n0\n1\n2\n3\n") && output.contains("/bin/busybox"), "{output} {error}");
+    assert!(!output.contains(&fs::read_link("/proc/self/ns/pid").unwrap().display().to_string()));
+}
+
+#[test]
+fn an_exec_without_program_directory_container_or_streams_fails() {
+    if !possible() {
+        return;
+    }
+    let mut pod = Pod::new();
+    let plan = pod.plan("sleep 1000");
+    pod.start("one", &plan);
+    let failed = |reply| match reply {
+        Reply::Failed(fault) => (fault.stage, fault.errno),
+        other => panic!("{other:?}"),
+    };
+    let mut lost = process(&["true"]);
+    lost.working_directory = Bytes::from("/no/such");
+    assert_eq!(failed(pod.exec("a", "one", lost).0), ("entering the working directory".to_owned(), 2));
+    assert_eq!(failed(pod.exec("b", "one", process(&["nope"])).0), ("finding the program".to_owned(), 2));
+    assert_eq!(failed(pod.exec("c", "two", process(&["true"])).0), ("finding the running container".to_owned(), 3));
+    let bare = Exec { exec: "d".to_owned(), container: "one".to_owned(), process: process(&["true"]), cgroups: Cgroups::default() };
+    assert_eq!(failed(pod.client.call(Request::Exec(bare))).1, 9);
+    let mut terminal = process(&["true"]);
+    terminal.terminal = true;
+    assert_eq!(failed(pod.exec("e", "one", terminal).0).1, 38);
+}
+
+#[test]
+fn an_execs_directory_cannot_be_a_way_out() {
+    if !possible() {
+        return;
+    }
+    let mut pod = Pod::new();
+    let plan = pod.plan("for n in 3 4 5 6 7 8 9; do /bin/busybox ln -s /proc/self/fd/$n /tmp/$n; done; echo ready; sleep 1000");
+    pod.start("one", &plan);
+    pod.await_log("one", "ready");
+    for number in 3..10 {
+        for path in [format!("/tmp/{number}"), format!("/proc/self/fd/{number}"), format!("/proc/self/fd/{number}/../..")] {
+            let mut process = process(&["true"]);
+            process.working_directory = Bytes::from(path);
+            assert!(matches!(pod.exec("x", "one", process).0, Reply::Failed(_)));
+        }
+    }
+}
+
+#[test]
+fn a_log_is_reopened_while_the_container_runs() {
+    if !possible() {
+        return;
+    }
+    let mut pod = Pod::new();
+    let plan = pod.plan("i=0; while true; do echo $i; i=$((i+1)); /bin/busybox usleep 2000; done");
+    pod.start("one", &plan);
+    pod.await_log("one", "F 3");
+    let (log, old) = (pod.path("logs/one/0.log"), pod.path("logs/one/0.log.1"));
+    fs::rename(&log, &old).unwrap();
+    let reopen = Request::ReopenLog { container: "one".to_owned() };
+    assert_eq!(pod.client.call(reopen.clone()), Reply::Done);
+    let cut = fs::read_to_string(&old).unwrap().lines().count();
+    pod.await_log("one", &format!("F {}\n", cut + 20));
+    assert_eq!(fs::read_to_string(&old).unwrap().lines().count(), cut);
+    assert!(pod.log("one").starts_with(&format!("stdout F {cut}\n")));
+    pod.client.call(Request::Signal { target: Target::Container("one".to_owned()), signal: 9 });
+    pod.client.exit_of("one");
+    fs::remove_file(&log).unwrap();
+    assert!(matches!(pod.client.call(reopen), Reply::Failed(Fault { errno: 3, .. })));
+    assert!(!log.exists());
+}
+
+#[test]
+fn another_daemon_finds_everything() {
+    if !possible() {
+        return;
+    }
+    let mut pod = Pod::new();
+    let (short, long) = (pod.plan("exit 4"), pod.plan("sleep 1000"));
+    pod.start("short", &short);
+    pod.start("long", &long);
+    pod.client.exit_of("short");
+    let mut second = Client::connect(pod.directory.path());
+    let states = second.states();
+    assert_eq!(states.iter().map(|state| state.container.as_str()).collect::<Vec<_>>(), ["long", "short"]);
+    assert_eq!(states[1].exit.as_ref().unwrap().code, 4);
+    assert!(states[0].exit.is_none() && states[0].started_at > 0);
+    // The first one goes away; the second one is told what happens next.
+    pod.client = second;
+    let forget = |container: &str| Request::Forget { container: container.to_owned() };
+    assert!(matches!(pod.client.call(forget("long")), Reply::Failed(Fault { errno: 16, .. })));
+    assert_eq!(pod.client.call(forget("short")), Reply::Done);
+    pod.client.call(Request::Signal { target: Target::Container("long".to_owned()), signal: 15 });
+    pod.client.call(Request::Signal { target: Target::Container("long".to_owned()), signal: 9 });
+    assert_eq!(pod.client.exit_of("long").code, 137);
+}
+
+#[test]
+fn output_of_processes_left_behind_still_reaches_the_log() {
+    if !possible() {
+        return;
+    }
+    let mut pod = Pod::new();
+    let mut plan = pod.plan("(/bin/busybox usleep 200000; echo late) & echo early");
+    plan.namespaces.pid = PidNamespace::Node;
+    pod.start("one", &plan);
+    pod.client.exit_of("one");
+    assert_eq!(pod.log("one"), "stdout F early\n");
+    pod.await_log("one", "late");
+}
+
+#[test]
+fn garbage_costs_its_own_connection_only() {
+    if !possible() {
+        return;
+    }
+    let mut pod = Pod::new();
+    let path = pod.directory.path().to_owned();
+    for garbage in [&[0xff; 64][..], b"\x05\0\0\0hello", b"\x02\0\0\0{}", b"GET / HTTP/1.1\r\n\r\n"] {
+        assert!(Client::connect(&path).is_closed_after(garbage));
+    }
+    let unknown = br#"{"id":5,"request":{"Dance":{}}}"#;
+    let mut stream = UnixStream::connect(path.join("monitor.sock")).unwrap();
+    std::io::Write::write_all(&mut stream, &[&(unknown.len() as u32).to_le_bytes()[..], unknown].concat()).unwrap();
+    let mut answer = vec![0; 4096];
+    let length = stream.read(&mut answer).unwrap();
+    assert!(String::from_utf8_lossy(&answer[4..length]).contains(r#""id":5,"reply":{"Failed""#));
+    assert_eq!(pod.client.states(), []);
+}
+
+#[test]
+fn terminate_waits_for_what_runs() {
+    if !possible() {
+        return;
+    }
+    let mut pod = Pod::new();
+    let plan = pod.plan("/bin/busybox usleep 300000; exit 5");
+    pod.start("one", &plan);
+    let monitor = rustix::process::Pid::from_raw(pod.pid() as i32).unwrap();
+    for signal in [rustix::process::Signal::HUP, rustix::process::Signal::PIPE, rustix::process::Signal::INT, rustix::process::Signal::TERM] {
+        rustix::process::kill_process(monitor, signal).unwrap();
+    }
+    assert_eq!(pod.client.exit_of("one").code, 5);
+    assert!(matches!(pod.client.stream.read(&mut [0; 1]), Ok(0)));
+    std::mem::forget(pod);
+}
+
+#[test]
+fn a_flood_in_one_container_does_not_stop_the_others() {
+    if !possible() {
+        return;
+    }
+    let mut pod = Pod::new();
+    let (flood, calm) = (pod.plan("yes"), pod.plan("exit 0"));
+    pod.start("flood", &flood);
+    let begun = Instant::now();
+    for index in 0..5 {
+        pod.start(&format!("calm{index}"), &Plan { ..calm.clone() });
+        pod.client.exit_of(&format!("calm{index}"));
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}

@@ -1,0 +1,237 @@
+//! The native pod network: every pod is a port of one bridge per node, with an IPv4 address of the node's
+//! pod subnet, the bridge as its gateway, and the node's address for what leaves the node.
+//!
+//! All that is known here besides the configuration is which addresses are lent, and the pods' records hold
+//! that too. Everything else is looked up in the kernel when it is needed and put right where it is missing:
+//! a bridge that somebody deleted, a rule set that somebody flushed. The host's network namespace is that of
+//! the thread that calls.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use coracle_domain::{During, NetworkStats, PodId, Refusal, Result};
+
+use crate::attach::Attachment;
+use crate::host::{self, HostSide, LINK_PREFIX};
+use crate::lease::Allocator;
+use crate::rtnetlink::Link;
+use crate::worker::on_own_thread;
+use crate::{BridgeConfig, Lease, POD_INTERFACE, Subnet};
+
+/// The name of the host's end of a pod's pair of links.
+pub fn host_link_name(pod: &PodId) -> String {
+    format!("{LINK_PREFIX}{}", pod.short())
+}
+
+/// The pod network of a node. Clones are the same network.
+#[derive(Debug, Clone)]
+pub struct Bridge {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: BridgeConfig,
+    leases: Mutex<Allocator>,
+    /// Whether this process has made the host's side stand once; held while it does.
+    established: Mutex<bool>,
+}
+
+impl Bridge {
+    /// A network that does not stand yet; the first attachment or [`Self::ensure`] makes it.
+    pub fn new(config: BridgeConfig) -> Self {
+        let leases = Mutex::new(Allocator::new(config.subnet));
+        Self { shared: Arc::new(Shared { config, leases, established: Mutex::new(false) }) }
+    }
+
+    /// Makes the host's side stand as configured: bridge, addresses, forwarding, masquerading.
+    ///
+    /// # Errors
+    /// The kernel refuses, or the bridge's name belongs to a link that is no bridge.
+    pub async fn ensure(&self) -> Result<()> {
+        self.run("setting up the bridge", |shared| shared.ensure().map(drop)).await
+    }
+
+    /// Whether pods can be attached, for CRI's NetworkReady; what is missing is put right.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    pub async fn ready(&self) -> Result<(), String> {
+        self.run("checking the bridge", |shared| shared.standing().map(drop)).await.map_err(|error| error.to_string())
+    }
+
+    /// Lends the next free address.
+    ///
+    /// # Errors
+    /// Of the kind `Exhausted` when the subnet has none.
+    pub fn lease(&self) -> Result<Lease> {
+        self.shared.leases().lease()
+    }
+
+    /// Takes over a lease that a pod's record holds.
+    pub fn adopt(&self, lease: &Lease) {
+        self.shared.leases().adopt(lease);
+    }
+
+    /// Takes an address back; one that is not lent stays as it is.
+    pub fn release(&self, lease: &Lease) {
+        self.shared.leases().release(lease);
+    }
+
+    /// Connects a pod's network namespace, in place of what an earlier attempt left there.
+    ///
+    /// # Errors
+    /// The kernel refuses; the error names the step. What was made goes with the namespace.
+    pub async fn attach(&self, pod: &PodId, namespace: BorrowedFd<'_>, lease: &Lease) -> Result<()> {
+        const STAGE: &str = "attaching to the bridge the pod";
+        let subnet = Subnet::around(lease.gateway, lease.prefix).ok_or("its lease is of no subnet").during(STAGE, pod)?;
+        let namespace = namespace.try_clone_to_owned().during(STAGE, pod)?;
+        let attachment = Attachment { host_link: host_link_name(pod), namespace, lease: *lease, subnet };
+        let shared = Arc::clone(&self.shared);
+        let work = move || {
+            let bridge = shared.standing()?;
+            attachment.make(host::route_socket()?, &bridge)
+        };
+        on_own_thread(STAGE, pod, work).await
+    }
+
+    /// Forgets a pod. Its links go with its namespace, a few milliseconds after the last pin and process of
+    /// it: to delete them would make every other pod wait for tens of milliseconds. The lease is given back
+    /// apart, by [`Self::release`].
+    ///
+    /// # Errors
+    /// None on this network.
+    pub async fn detach(&self, _pod: &PodId) -> Result<()> {
+        Ok(())
+    }
+
+    /// Deletes the pods' links on the bridge that are not `known`; returns their names.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub async fn sweep(&self, known: &HashSet<String>) -> Result<Vec<String>> {
+        let known = known.clone();
+        self.run("sweeping the bridge", move |shared| shared.sweep(&known)).await
+    }
+
+    /// Lends addresses of another subnet from now on: the one IPv4 subnet in a comma-separated list, as the
+    /// kubelet gives it. Empty text changes nothing. Leases of earlier subnets keep working.
+    ///
+    /// # Errors
+    /// A refusal when the text holds no IPv4 subnet; a failure when the kernel refuses.
+    pub async fn set_subnet(&self, cidrs: &str) -> Result<()> {
+        let Some(subnet) = parse_pod_cidrs(cidrs)? else { return Ok(()) };
+        self.shared.leases().set_subnet(subnet);
+        self.ensure().await
+    }
+
+    /// What every attached pod's interface counted, by [`host_link_name`].
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub async fn stats_all(&self) -> Result<HashMap<String, NetworkStats>> {
+        self.run("reading the counters of the bridge", |shared| shared.stats_all()).await
+    }
+
+    /// Makes sure that bridge, pods' links and rules are gone.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub async fn teardown(&self) -> Result<()> {
+        self.run("removing the bridge", |shared| shared.host_side().remove(&mut host::route_socket()?)).await
+    }
+
+    async fn run<T: Send + 'static>(&self, stage: &'static str, work: impl FnOnce(&Shared) -> Result<T> + Send + 'static) -> Result<T> {
+        let shared = Arc::clone(&self.shared);
+        on_own_thread(stage, &self.shared.config.name, move || work(&shared)).await
+    }
+}
+
+impl Shared {
+    fn leases(&self) -> MutexGuard<'_, Allocator> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn host_side(&self) -> HostSide<'_> {
+        HostSide { config: &self.config, subnets: self.leases().subnets() }
+    }
+
+    fn established(&self) -> MutexGuard<'_, bool> {
+        self.established.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The bridge, put right if need be.
+    fn standing(&self) -> Result<Link> {
+        let known = *self.established();
+        if let Some(bridge) = self.check(known)? {
+            return Ok(bridge);
+        }
+        let mut established = self.established();
+        // Another caller may have been faster.
+        match self.check(*established && !known)? {
+            Some(bridge) => Ok(bridge),
+            None => self.establish(&mut established),
+        }
+    }
+
+    /// The bridge, if it stands. What stood before this process began may follow another configuration.
+    fn check(&self, known: bool) -> Result<Option<Link>> {
+        if known { self.host_side().standing(&mut host::route_socket()?) } else { Ok(None) }
+    }
+
+    fn ensure(&self) -> Result<Link> {
+        self.establish(&mut self.established())
+    }
+
+    fn establish(&self, established: &mut bool) -> Result<Link> {
+        let bridge = self.host_side().establish(&mut host::route_socket()?)?;
+        *established = true;
+        Ok(bridge)
+    }
+
+    fn sweep(&self, known: &HashSet<String>) -> Result<Vec<String>> {
+        let mut socket = host::route_socket()?;
+        let Some(bridge) = self.host_side().bridge(&mut socket)? else { return Ok(Vec::new()) };
+        let strays = host::pod_ports(&mut socket, &bridge)?.into_iter().map(|port| port.name).filter(|name| !known.contains(name));
+        let strays: Vec<String> = strays.collect();
+        for name in &strays {
+            host::delete(&mut socket, name)?;
+        }
+        Ok(strays)
+    }
+
+    fn stats_all(&self) -> Result<HashMap<String, NetworkStats>> {
+        let mut socket = host::route_socket()?;
+        let Some(bridge) = self.host_side().bridge(&mut socket)? else { return Ok(HashMap::new()) };
+        let ports = host::pod_ports(&mut socket, &bridge)?;
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64);
+        Ok(ports.into_iter().filter_map(|port| Some((port_stats(&port, at)?, port.name))).map(|(stats, name)| (name, stats)).collect())
+    }
+}
+
+/// A pod's counters, read at the host's end of its pair: what the one end sends the other receives.
+fn port_stats(port: &Link, at: i64) -> Option<NetworkStats> {
+    let counters = port.counters?;
+    Some(NetworkStats {
+        at,
+        interface: POD_INTERFACE.to_owned(),
+        received: counters.sent,
+        receive_errors: counters.send_errors,
+        sent: counters.received,
+        send_errors: counters.receive_errors,
+    })
+}
+
+/// The IPv4 subnet among the pod CIDRs of a node; none in empty text.
+fn parse_pod_cidrs(cidrs: &str) -> Result<Option<Subnet>> {
+    const FIELD: &str = "runtime_config.network_config.pod_cidr";
+    let mut parts = cidrs.split(',').map(str::trim).filter(|part| !part.is_empty()).peekable();
+    if parts.peek().is_none() {
+        return Ok(None);
+    }
+    let ipv4 = parts.find(|part| !part.contains(':'));
+    let subnet = ipv4.ok_or_else(|| Refusal::invalid(FIELD, format!("{cidrs:?} holds no IPv4 subnet")))?;
+    Ok(Some(subnet.parse().map_err(|problem| Refusal::invalid(FIELD, format!("{subnet:?}: {problem}")))?))
+}

@@ -1,0 +1,111 @@
+//! Network namespaces for tests: each test is a host of its own, and what it makes ends with its threads.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use coracle_domain::PodId;
+use coracle_network::{Bridge, Lease};
+use nix::sched::{CloneFlags, setns, unshare};
+
+/// A network namespace that somebody holds open.
+pub(crate) struct Namespace(OwnedFd);
+
+impl Namespace {
+    /// A new one, with everything down.
+    pub(crate) fn new() -> Self {
+        let make = || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            Self(File::open("/proc/thread-self/ns/net").unwrap().into())
+        };
+        thread::scope(|scope| scope.spawn(make).join().unwrap())
+    }
+
+    /// Runs `work` inside, on a thread that ends with it.
+    pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let enter = || {
+            setns(&self.0, CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        };
+        match thread::scope(|scope| scope.spawn(enter).join()) {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Runs a test as if on a host of its own.
+pub(crate) fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
+    Namespace::new().inside(|| {
+        run("ip", &["link", "set", "lo", "up"]);
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test());
+    });
+}
+
+/// A pod as far as the network knows it.
+pub(crate) struct Pod {
+    pub(crate) id: PodId,
+    pub(crate) namespace: Namespace,
+    pub(crate) lease: Lease,
+}
+
+impl Pod {
+    /// A pod that is attached.
+    pub(crate) async fn attached(bridge: &Bridge, seed: u8) -> Self {
+        let pod = Self { id: PodId::from_entropy([seed; 32]), namespace: Namespace::new(), lease: bridge.lease().unwrap() };
+        pod.attach(bridge).await;
+        pod
+    }
+
+    pub(crate) async fn attach(&self, bridge: &Bridge) {
+        bridge.attach(&self.id, self.namespace.as_fd(), &self.lease).await.unwrap();
+    }
+}
+
+/// What a program prints; it must succeed.
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Whether there is a link of this name in the calling thread's namespace.
+pub(crate) fn link_exists(name: &str) -> bool {
+    Command::new("ip").args(["link", "show", name]).output().unwrap().status.success()
+}
+
+/// Connects from `client` to a listener of `server`; returns whom the server saw.
+pub(crate) fn connect(client: &Namespace, server: &Namespace, address: Ipv4Addr) -> Ipv4Addr {
+    let listener = server.inside(|| TcpListener::bind((address, 0)).unwrap());
+    let target = listener.local_addr().unwrap();
+    client.inside(|| dial(target));
+    match listener.accept().unwrap().1 {
+        SocketAddr::V4(peer) => *peer.ip(),
+        SocketAddr::V6(peer) => panic!("{peer}"),
+    }
+}
+
+/// Connects from the calling thread's namespace, faster than a lost packet would let it.
+pub(crate) fn dial(target: SocketAddr) {
+    let before = Instant::now();
+    TcpStream::connect_timeout(&target, Duration::from_secs(5)).unwrap();
+    assert!(before.elapsed() < Duration::from_millis(900), "a packet was lost: {:?}", before.elapsed());
+}
+
+/// Waits for something the kernel does in its own time.
+pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    for _ in 0..200 {
+        if condition() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{what} did not come about");
+}

@@ -1,0 +1,178 @@
+//! From the OCI spec to the Plan: every line of the spec becomes kernel operations, in the order that works.
+//!
+//! ```text
+//! Propagate ─ Overlay ─ image volumes ─ mounts (file systems, binds) ─ devices ─ links ─ working directory
+//!           ─ ReadOnly ─ Mask ─ PivotRoot ─ ReadOnlyRoot
+//! ```
+//!
+//! Masks come after read-only paths: making a path read-only mounts it on itself, which would uncover what is masked
+//! beneath it.
+
+use std::path::{Path, PathBuf};
+
+use coracle_domain::{Refusal, Result};
+use coracle_plan::{Bytes, Cgroups, DeviceKind, Namespaces, Plan, Process, Propagation, Step, User};
+use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Mount, Spec};
+
+use crate::options::MountOptions;
+use crate::{Description, args, capabilities, cgroup, environment};
+
+/// Links in a /dev of our own.
+const LINKS: [(&str, &str); 5] = [
+    ("/dev/fd", "/proc/self/fd"),
+    ("/dev/stdin", "/proc/self/fd/0"),
+    ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"),
+    ("/dev/ptmx", "pts/ptmx"),
+];
+
+/// What a root file system is made of; paths of the node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Layers {
+    /// Read-only layers, the top one first.
+    pub lower: Vec<PathBuf>,
+    /// The writable layer.
+    pub upper: PathBuf,
+    /// overlayfs' own directory, beside `upper`.
+    pub work: PathBuf,
+}
+
+/// Where a container is put.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// An empty directory to put the root file system together on.
+    pub root: PathBuf,
+    /// What that is made of.
+    pub layers: Layers,
+    /// The cgroups to be born in.
+    pub cgroups: Cgroups,
+}
+
+/// Plans a described container. Refused or failed: its system call filter could not be compiled.
+pub fn plan(description: &Description, placement: Placement) -> Result<Plan> {
+    let spec = &description.spec;
+    let linux = spec.linux().as_ref().ok_or_else(|| incomplete("linux"))?;
+    let process = process(description)?;
+    let cgroup_namespace = linux.namespaces().iter().flatten().any(|namespace| namespace.typ() == LinuxNamespaceType::Cgroup);
+    Ok(Plan {
+        cgroups: placement.cgroups,
+        namespaces: Namespaces { pid: description.pid.clone(), cgroup: cgroup_namespace },
+        root: placement.root,
+        steps: steps(description, linux, placement.layers, &process.working_directory),
+        process,
+    })
+}
+
+/// A program to run in a container beside its first process, as the same user with the same rights.
+pub fn exec_process(container: &Process, command: &[String], terminal: bool) -> Result<Process> {
+    if command.is_empty() {
+        return Err(Refusal::invalid("cmd", "no command is given").into());
+    }
+    let arguments = args::checked(command.to_vec())?.into_iter().map(Bytes::from).collect();
+    let environment = container.environment.clone();
+    let environment = if terminal { environment::with_terminal(environment) } else { environment };
+    Ok(Process { arguments, environment, terminal, ..container.clone() })
+}
+
+fn incomplete(part: &str) -> Refusal {
+    Refusal::invalid("spec", format!("the OCI spec has no {part}"))
+}
+
+fn process(description: &Description) -> Result<Process> {
+    let oci = description.spec.process().as_ref().ok_or_else(|| incomplete("process"))?;
+    let user = oci.user();
+    Ok(Process {
+        arguments: oci.args().iter().flatten().cloned().map(Bytes::from).collect(),
+        environment: description.environment.entries(),
+        working_directory: Bytes(oci.cwd().as_os_str().as_encoded_bytes().to_vec()),
+        user: User { uid: user.uid(), gid: user.gid(), groups: user.additional_gids().clone().unwrap_or_default() },
+        capabilities: oci.capabilities().as_ref().map(capabilities::of_oci).unwrap_or_default(),
+        no_new_privileges: oci.no_new_privileges().unwrap_or_default(),
+        seccomp: description.seccomp.filter()?,
+        apparmor: oci.apparmor_profile().clone(),
+        rlimits: Vec::new(),
+        oom_score_adj: oci.oom_score_adj(),
+        terminal: oci.terminal().unwrap_or_default(),
+    })
+}
+
+fn steps(description: &Description, linux: &Linux, layers: Layers, working_directory: &Bytes) -> Vec<Step> {
+    let spec = &description.spec;
+    let mounts = spec.mounts().as_deref().unwrap_or_default();
+    let mut steps = vec![
+        Step::Propagate(if linux.rootfs_propagation().as_deref() == Some("rshared") { Propagation::Shared } else { Propagation::Slave }),
+        Step::Overlay { lower: layers.lower, upper: layers.upper, work: layers.work },
+    ];
+    // Before all mounts: an image's wish must not make directories in the node's.
+    steps.extend(description.volumes.iter().map(|volume| directory(volume)));
+    steps.extend(mounts.iter().flat_map(|mount| mount_steps(mount, description)));
+    if mounts.iter().any(|mount| mount.destination() == Path::new("/dev") && mount.typ().as_deref() == Some("tmpfs")) {
+        steps.extend(linux.devices().iter().flatten().filter_map(device));
+        steps.extend(LINKS.map(|(target, content)| Step::Symlink { target: target.into(), content: content.into() }));
+    }
+    if working_directory.as_path() != Path::new("/") {
+        steps.push(directory(working_directory.as_path()));
+    }
+    steps.extend(linux.readonly_paths().iter().flatten().map(|path| Step::ReadOnly { target: path.into() }));
+    steps.extend(linux.masked_paths().iter().flatten().map(|path| Step::Mask { target: path.into() }));
+    steps.push(Step::PivotRoot);
+    if read_only_root(spec) {
+        steps.push(Step::ReadOnlyRoot);
+    }
+    steps
+}
+
+fn read_only_root(spec: &Spec) -> bool {
+    spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or_default()
+}
+
+fn directory(target: &Path) -> Step {
+    Step::Directory { target: target.to_owned(), mode: 0o755 }
+}
+
+fn mount_steps(mount: &Mount, description: &Description) -> Vec<Step> {
+    let options = MountOptions::of(mount.options().as_deref().unwrap_or_default());
+    let (source, target) = (mount.source().clone().unwrap_or_default(), mount.destination().clone());
+    match mount.typ().as_deref().unwrap_or_default() {
+        "bind" => vec![Step::Bind {
+            source,
+            target,
+            recursive: options.recursive,
+            flags: options.flags,
+            flags_recursive: options.flags_recursive,
+            propagation: options.propagation,
+        }],
+        "cgroup" => {
+            let linux = description.spec.linux().as_ref();
+            let namespaces = linux.and_then(|linux| linux.namespaces().as_ref());
+            let own = namespaces.into_iter().flatten().any(|namespace| namespace.typ() == LinuxNamespaceType::Cgroup);
+            cgroup::steps(&description.cgroup, &target, options.flags, own)
+        }
+        kind => vec![Step::Filesystem {
+            kind: kind.to_owned(),
+            source: source.to_string_lossy().into_owned(),
+            target,
+            flags: options.flags,
+            options: options.data,
+        }],
+    }
+}
+
+/// A device's step; `None` for what has no node of that sort.
+fn device(device: &LinuxDevice) -> Option<Step> {
+    let kind = match device.typ() {
+        LinuxDeviceType::B => DeviceKind::Block,
+        LinuxDeviceType::C | LinuxDeviceType::U => DeviceKind::Character,
+        LinuxDeviceType::P => DeviceKind::Fifo,
+        LinuxDeviceType::A => return None,
+    };
+    Some(Step::Device {
+        target: device.path().clone(),
+        kind,
+        major: device.major().try_into().ok()?,
+        minor: device.minor().try_into().ok()?,
+        mode: device.file_mode().unwrap_or(0o666),
+        uid: device.uid().unwrap_or_default(),
+        gid: device.gid().unwrap_or_default(),
+    })
+}

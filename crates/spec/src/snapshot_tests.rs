@@ -1,0 +1,154 @@
+//! Whole specs and Plans of typical containers, as JSON. A difference is either a mistake or a decision to be reviewed.
+
+use coracle_domain::{NetworkMode, Propagation};
+use serde_json::Value;
+
+use crate::fixture::{Fixture, device, volume};
+use crate::{CgroupHierarchy, CgroupView, Description, Layers, NamespacePaths, Placement, ResolvedUser, exec_process, oci_spec_for, plan};
+
+fn placement() -> Placement {
+    Placement {
+        root: "/run/c/root".into(),
+        layers: Layers { lower: vec!["/l/2".into(), "/l/1".into()], upper: "/c/upper".into(), work: "/c/work".into() },
+        cgroups: coracle_plan::Cgroups { unified: Some("/sys/fs/cgroup/kubepods/pod1/c1".into()), join: Vec::new() },
+    }
+}
+
+/// Sets of capabilities have no order: sorted. The default seccomp profile is long, tested elsewhere and
+/// not the same on every machine: cut.
+fn tidy(mut spec: Value) -> Value {
+    if let Some(sets) = spec.pointer_mut("/process/capabilities").and_then(Value::as_object_mut) {
+        for set in sets.values_mut().filter_map(Value::as_array_mut) {
+            set.sort_by_key(Value::to_string);
+        }
+    }
+    for part in ["/linux/seccomp/syscalls", "/linux/seccomp/architectures"] {
+        if let Some(part) = spec.pointer_mut(part) {
+            *part = Value::from("…");
+        }
+    }
+    spec
+}
+
+fn spec_of(fixture: &Fixture) -> (Description, Value) {
+    let description = oci_spec_for(&fixture.spec()).unwrap();
+    let json = tidy(serde_json::to_value(&description.spec).unwrap());
+    (description, json)
+}
+
+fn plan_of(description: &Description) -> Value {
+    let mut json = serde_json::to_value(plan(description, placement()).unwrap()).unwrap();
+    if let Some(program) = json.pointer_mut("/process/seccomp/program") {
+        *program = Value::from("…");
+    }
+    json
+}
+
+fn check(name: &str, fixture: &Fixture) {
+    let (description, spec) = spec_of(fixture);
+    let mut settings = insta::Settings::clone_current();
+    settings.set_sort_maps(true);
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| {
+        insta::assert_json_snapshot!(format!("{name}_spec"), spec);
+        insta::assert_json_snapshot!(format!("{name}_plan"), plan_of(&description));
+    });
+}
+
+#[test]
+fn plain() {
+    let mut fixture = Fixture::default();
+    fixture.image.volumes = vec!["/var/lib/data".into()];
+    fixture.request.working_directory = Some("/srv".into());
+    check("plain", &fixture);
+}
+
+#[test]
+fn privileged() {
+    let mut fixture = Fixture::default();
+    fixture.request.security.privileged = true;
+    fixture.pod.security.privileged = true;
+    fixture.devices = vec![device("/dev/xvda", 202, 0)];
+    check("privileged", &fixture);
+}
+
+#[test]
+fn host_network() {
+    let mut fixture = Fixture::default();
+    fixture.pod.network = NetworkMode::Node;
+    fixture.pod.hostname = None;
+    fixture.namespaces = NamespacePaths { network: None, uts: None, ..fixture.namespaces };
+    check("host_network", &fixture);
+}
+
+#[test]
+fn read_only_rootfs() {
+    let mut fixture = Fixture::default();
+    fixture.request.security.read_only_rootfs = true;
+    fixture.request.security.no_new_privileges = true;
+    check("read_only_rootfs", &fixture);
+}
+
+#[test]
+fn terminal() {
+    let mut fixture = Fixture::default();
+    fixture.request.terminal = true;
+    check("terminal", &fixture);
+}
+
+#[test]
+fn ambient_capabilities_of_a_user() {
+    let user = ResolvedUser { uid: 1000, gid: 2000, groups: vec![2000, 50], home: "/srv/web".into() };
+    let mut fixture = Fixture { user, ..Fixture::default() };
+    fixture.request.security.capabilities.drop = vec!["ALL".into()];
+    fixture.request.security.capabilities.add_ambient = vec!["NET_BIND_SERVICE".into()];
+    check("ambient", &fixture);
+}
+
+#[test]
+fn volumes_and_propagation() {
+    let mut fixture = Fixture::default();
+    let mut read_only = volume("/config");
+    (read_only.read_only, read_only.recursive_read_only) = (true, true);
+    let mut shared = volume("/data/shared");
+    shared.propagation = Propagation::Bidirectional;
+    let mut followed = volume("/data");
+    (followed.propagation, followed.read_only) = (Propagation::HostToContainer, true);
+    followed.options = vec!["noexec".into(), "nosuid".into()];
+    fixture.request.mounts = vec![shared, followed, read_only, volume("/etc/hosts")];
+    check("volumes", &fixture);
+}
+
+#[test]
+fn hybrid_cgroups() {
+    let mut fixture = Fixture::default();
+    let hierarchy = |name: &str, aliases: &[&str]| CgroupHierarchy {
+        name: name.into(),
+        source: format!("/sys/fs/cgroup/{name}/kubepods/pod1/c1").into(),
+        aliases: aliases.iter().map(|alias| (*alias).to_owned()).collect(),
+    };
+    fixture.cgroup =
+        CgroupView::Hierarchies(vec![hierarchy("memory", &[]), hierarchy("cpu,cpuacct", &["cpu", "cpuacct"]), hierarchy("unified", &[])]);
+    check("hybrid", &fixture);
+}
+
+#[test]
+fn an_exec_has_the_containers_identity_and_rights() {
+    let (description, _) = spec_of(&Fixture::default());
+    let container = plan(&description, placement()).unwrap().process;
+    let process = exec_process(&container, &["sh".to_owned(), "-c".to_owned(), "id".to_owned()], true).unwrap();
+    assert_eq!(process.arguments.len(), 3);
+    assert!(process.terminal && process.environment.contains(&"TERM=xterm".into()));
+    assert_eq!((&process.user, process.capabilities, &process.seccomp), (&container.user, container.capabilities, &container.seccomp));
+    assert!(exec_process(&container, &[], false).is_err());
+    assert!(exec_process(&container, &["a\0b".to_owned()], false).is_err());
+}
+
+#[test]
+fn a_supplied_dev_gets_no_nodes_and_no_links_of_ours() {
+    let mut fixture = Fixture::default();
+    fixture.request.mounts = vec![volume("/dev")];
+    let steps = plan_of(&spec_of(&fixture).0)["steps"].to_string();
+    assert!(!steps.contains("Device") && !steps.contains("Symlink"), "{steps}");
+}

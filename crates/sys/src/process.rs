@@ -1,0 +1,160 @@
+//! Processes: clone3(2) with a pidfd, execve(2), close_range(2), setrlimit(2), pidfd_send_signal(2).
+//!
+//! Nothing here decides which namespaces, programs or limits; arguments are the kernel's own numbers.
+
+use std::convert::Infallible;
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::process::Pid;
+
+/// The namespaces of a new process (clone(2), `CLONE_NEW*`); absent ones are its parent's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NewNamespaces {
+    /// CLONE_NEWNS.
+    pub mount: bool,
+    /// CLONE_NEWPID: the process is its init.
+    pub pid: bool,
+}
+
+/// Of `linux/sched.h`; the C library's constant has too few bits for it.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+unsafe extern "C" {
+    /// 0 once this process has, or had, a second thread (glibc, `sys/single_threaded.h`).
+    static __libc_single_threaded: u8;
+}
+
+/// Runs `child` in a new process, as fork(2) would, and ends that process with the code it returns: clone3(2).
+///
+/// The process may be born into `cgroup`, a cgroup v2 directory (CLONE_INTO_CGROUP). It holds all of the parent's
+/// descriptors and memory; no destructors run at its end.
+///
+/// # Errors
+/// The kernel's, and EBUSY where the calling process has more than one thread: the child would hold a memory
+/// whose locks nobody frees.
+pub fn spawn(namespaces: NewNamespaces, cgroup: Option<BorrowedFd<'_>>, child: impl FnOnce() -> i32) -> io::Result<(Pid, OwnedFd)> {
+    // SAFETY: glibc defines the variable; it is only read.
+    if unsafe { (&raw const __libc_single_threaded).read_volatile() } == 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBUSY));
+    }
+    let mut pidfd: libc::c_int = -1;
+    let mut flags = libc::CLONE_PIDFD as u64;
+    // SAFETY: every field of the structure may be zero.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    if namespaces.mount {
+        flags |= libc::CLONE_NEWNS as u64;
+    }
+    if namespaces.pid {
+        flags |= libc::CLONE_NEWPID as u64;
+    }
+    if let Some(cgroup) = cgroup {
+        flags |= CLONE_INTO_CGROUP;
+        arguments.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    arguments.flags = flags;
+    arguments.pidfd = &raw mut pidfd as u64;
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    // SAFETY: the arguments outlive the call; without CLONE_VM the child has its own copy of this memory, and as the
+    // parent has a single thread that copy is consistent.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
+    match pid {
+        ..0 => Err(io::Error::last_os_error()),
+        // SAFETY: _exit(2) takes any number and does not return.
+        0 => unsafe { libc::_exit(child()) },
+        _ => {
+            // SAFETY: the kernel has put a new descriptor there, which nobody else owns.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
+            Ok((pid, pidfd))
+        }
+    }
+}
+
+/// Replaces the program of this process: execve(2). Returns only if that fails.
+pub fn execute(program: &CStr, arguments: &[CString], environment: &[CString]) -> io::Result<Infallible> {
+    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
+        strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (arguments, environment) = (pointers(arguments), pointers(environment));
+    // SAFETY: all are NUL-terminated strings, in arrays that end with a null pointer, and outlive the call.
+    unsafe { libc::execve(program.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    Err(io::Error::last_os_error())
+}
+
+/// Marks all descriptors above 2 to be closed by execve: close_range(2) with CLOSE_RANGE_CLOEXEC.
+pub fn close_on_exec() -> io::Result<()> {
+    // SAFETY: no descriptor is closed now, so no owner is affected.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Closes all descriptors above 2 but those to `keep`: close_range(2).
+///
+/// For the first moments of a [`spawn`]ed process: owners from before the clone are left with dead numbers, and
+/// must neither be used nor dropped in it.
+pub fn close_others(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut numbers: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).filter(|fd| *fd > 2).collect();
+    numbers.sort_unstable();
+    let mut first = 3;
+    for number in numbers {
+        close_range(first, number.saturating_sub(1))?;
+        first = number + 1;
+    }
+    close_range(first, u32::MAX)
+}
+
+fn close_range(first: u32, last: u32) -> io::Result<()> {
+    if first > last {
+        return Ok(());
+    }
+    // SAFETY: the caller's contract says that the owners in this process are never used again.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0u32) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sets a limit of this process by the kernel's number of the resource: setrlimit(2).
+///
+/// # Errors
+/// EPERM: a hard limit was to be raised without CAP_SYS_RESOURCE. EINVAL: no such resource, or soft above hard.
+pub fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: the structure outlives the call; unknown resources are refused by the kernel.
+    let done = unsafe { libc::setrlimit(resource, &raw const limit) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sends a signal, real-time ones included, by its number: pidfd_send_signal(2).
+///
+/// # Errors
+/// ESRCH: the process is gone. EINVAL: no such signal.
+pub fn send_signal(process: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    // SAFETY: a null siginfo is allowed; the descriptor is borrowed for the call.
+    let done =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0u32) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_of_several_threads_is_not_cloned() {
+        std::thread::spawn(|| ()).join().unwrap();
+        let refused = spawn(NewNamespaces::default(), None, || 0).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EBUSY));
+    }
+
+    #[test]
+    fn a_missing_program_is_an_error_and_not_the_end() {
+        let missing = execute(c"/no/such/program", &[], &[]).unwrap_err();
+        assert_eq!(missing.raw_os_error(), Some(libc::ENOENT));
+    }
+
+    #[test]
+    fn a_limit_with_soft_above_hard_is_refused() {
+        assert_eq!(set_limit(libc::RLIMIT_CORE, 2, 1).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+    }
+}

@@ -1,0 +1,88 @@
+//! The daemon's process.
+
+use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{Cri, DEADLINE};
+
+/// A running daemon.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    process: Child,
+    log: PathBuf,
+}
+
+impl Daemon {
+    /// Starts `binary serve --config config`, with its output appended to `log`. It may take a moment to serve.
+    pub(crate) fn start(binary: &Path, config: &Path, log: &Path) -> Self {
+        let output = File::options().create(true).append(true).open(log).expect("opening the daemon's log");
+        let process = Command::new(binary)
+            .args(["serve", "--config"])
+            .arg(config)
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("RUST_BACKTRACE", "1")
+            .env("CORACLE_LOG", std::env::var("CORACLE_LOG").unwrap_or_else(|_| String::from("info")))
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("duplicating a descriptor"))
+            .stderr(output)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
+        Self { process, log: log.to_owned() }
+    }
+
+    /// Waits until it answers; panics with its log if it ends instead.
+    pub(crate) async fn serving(&mut self, cri: &Cri) {
+        let begin = Instant::now();
+        loop {
+            if cri.version().await.is_ok() {
+                return;
+            }
+            if let Ok(Some(status)) = self.process.try_wait() {
+                panic!("the daemon ended with {status} before it served:\n{}", self.log_tail());
+            }
+            assert!(begin.elapsed() < DEADLINE, "the daemon does not serve:\n{}", self.log_tail());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.process.id()).expect("a process id fits")
+    }
+
+    /// Kills it, as the kernel would: it cannot say good-bye.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+
+    /// Asks it to end (SIGTERM) and waits until it has. Kills it if it does not.
+    pub(crate) fn terminate(&mut self) -> ExitStatus {
+        if let Some(pid) = Pid::from_raw(self.pid()) {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        let begin = Instant::now();
+        while begin.elapsed() < DEADLINE {
+            if let Ok(Some(status)) = self.process.try_wait() {
+                return status;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.kill();
+        ExitStatus::from_raw(9)
+    }
+
+    /// The last lines it wrote.
+    pub(crate) fn log_tail(&self) -> String {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(80)..].join("\n")
+    }
+}

@@ -1,0 +1,314 @@
+//! A node: a daemon with everything of its own, and a registry.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tempfile::TempDir;
+use tonic::Status;
+
+use crate::daemon::Daemon;
+use crate::image::{BuiltImage, Image};
+use crate::leaks::{self, Expected, Footprint};
+use crate::registry::{Access, Pushed, Registry};
+use crate::subnet::Subnet;
+use crate::{Cri, Pod, PodSpec, Target};
+
+/// The label by which a node's pods are known among those of other tests, where they share a runtime.
+const LABEL: &str = "coracle-e2e";
+
+/// A node of its own for one test. Its last act is [`Node::finish`].
+#[derive(Debug)]
+pub struct Node {
+    /// What the tests run against.
+    pub target: Target,
+    /// The client.
+    pub cri: Cri,
+    /// The node's registry.
+    pub registry: Registry,
+    /// The names of what it may leave behind.
+    pub footprint: Footprint,
+    name: String,
+    daemon: Option<Daemon>,
+    scratch: TempDir,
+    subnet: Subnet,
+    pods: Mutex<Vec<String>>,
+    state_before: BTreeSet<PathBuf>,
+    finished: bool,
+}
+
+impl Node {
+    /// A node, with a daemon of its own unless the target says where one runs.
+    pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// A node with a daemon of its own, or `None` (and a word of it) where the target is somebody else's.
+    pub async fn own() -> Option<Self> {
+        Self::own_with(|_| {}).await
+    }
+
+    /// [`Node::own`], with `prepare` called before the daemon starts: it may mount something on the storage directory.
+    pub async fn own_with(prepare: impl FnOnce(&Footprint)) -> Option<Self> {
+        if Target::from_environment().is_foreign() {
+            eprintln!("skipped: this test needs a daemon of its own, and CORACLE_E2E_ENDPOINT names another");
+            return None;
+        }
+        Some(Self::start_with(prepare).await)
+    }
+
+    async fn start_with(prepare: impl FnOnce(&Footprint)) -> Self {
+        assert!(rustix::process::geteuid().is_root(), "the whole-program tests make namespaces, links and mounts: they must run as root");
+        let target = Target::from_environment();
+        let name = node_name();
+        let scratch = tempfile::Builder::new().prefix("c").tempdir_in(&target.directory).expect("making a scratch directory");
+        let footprint = footprint_in(scratch.path(), &name);
+        for directory in [&footprint.state, &footprint.storage, &scratch.path().join("logs")] {
+            fs::create_dir_all(directory).expect("making a directory");
+        }
+        prepare(&footprint);
+        let registry = Registry::start(&scratch.path().join("registry"), Access::Open);
+        let subnet = Subnet::claim();
+        let socket = target.endpoint.clone().unwrap_or_else(|| scratch.path().join("s"));
+        let mut node = Self {
+            cri: Cri::new(&socket),
+            target,
+            registry,
+            footprint,
+            name,
+            daemon: None,
+            scratch,
+            subnet,
+            pods: Mutex::default(),
+            state_before: BTreeSet::new(),
+            finished: false,
+        };
+        if !node.target.is_foreign() {
+            node.install();
+            node.start_daemon().await;
+            node.state_before = leaks::tree(&node.footprint.state);
+        }
+        node
+    }
+
+    /// The scratch directory.
+    pub fn scratch(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// The daemon's process id. Panics where the daemon is somebody else's.
+    pub fn daemon_pid(&self) -> i32 {
+        self.daemon.as_ref().expect("the node has a daemon of its own").pid()
+    }
+
+    /// Kills the daemon (SIGKILL).
+    pub fn kill_daemon(&mut self) {
+        self.daemon.take().expect("the node has a daemon of its own").kill();
+    }
+
+    /// Starts the daemon again and waits until it serves.
+    pub async fn start_daemon(&mut self) {
+        let files = |name: &str| self.scratch.path().join(name);
+        let mut daemon = Daemon::start(&files("bin/coracle"), &files("config.toml"), &files("daemon.log"));
+        daemon.serving(&self.cri).await;
+        self.daemon = Some(daemon);
+    }
+
+    /// Kills the daemon and starts it again.
+    pub async fn restart(&mut self) {
+        self.kill_daemon();
+        self.start_daemon().await;
+    }
+
+    /// Asks the daemon to end (SIGTERM); how it ended.
+    pub fn terminate_daemon(&mut self) -> std::process::ExitStatus {
+        self.daemon.take().expect("the node has a daemon of its own").terminate()
+    }
+
+    /// Pushes an image to the node's registry.
+    pub fn push(&self, name: &str, image: &Image) -> Pushed {
+        self.registry.push(name, "1", &image.build())
+    }
+
+    /// Pushes and pulls an image; its reference.
+    pub async fn pull(&self, name: &str, image: &Image) -> String {
+        self.pull_built(name, &image.build()).await
+    }
+
+    /// Pushes and pulls the small system of [`crate::layer::busybox`]; its reference.
+    pub async fn busybox(&self) -> String {
+        self.pull("busybox", &Image::busybox()).await
+    }
+
+    async fn pull_built(&self, name: &str, image: &BuiltImage) -> String {
+        let pushed = self.registry.push(name, "1", image);
+        let pulled =
+            self.cri.pull(&pushed.reference, None).await.unwrap_or_else(|status| panic!("PullImage {}: {status}", pushed.reference));
+        assert_eq!(pulled, pushed.id, "PullImage answers with the digest of the image's config");
+        pushed.reference
+    }
+
+    /// Fills in what a kubelet would: namespace, uid, labels and log directory.
+    pub fn complete(&self, spec: &PodSpec) -> PodSpec {
+        let mut spec = spec.clone();
+        let metadata = spec.config.metadata.get_or_insert_default();
+        metadata.namespace = self.name.clone();
+        if metadata.uid.is_empty() {
+            metadata.uid = format!("{}-{}", self.name, metadata.name);
+        }
+        if spec.config.log_directory.is_empty() {
+            let directory = self.scratch.path().join("logs").join(&metadata.uid);
+            fs::create_dir_all(&directory).expect("making a log directory");
+            spec.config.log_directory = directory.to_string_lossy().into_owned();
+        }
+        spec.config.labels.insert(LABEL.to_owned(), self.name.clone());
+        spec
+    }
+
+    /// RunPodSandbox.
+    pub async fn try_run(&self, spec: &PodSpec) -> Result<Pod, Status> {
+        let spec = self.complete(spec);
+        let handler = spec.handler.as_ref().unwrap_or(&self.target.handler);
+        let id = self.cri.run_pod(&spec.config, handler).await?;
+        self.pods.lock().expect("no test panicked here").push(id.clone());
+        Ok(Pod { id, config: spec.config, cri: self.cri.clone() })
+    }
+
+    /// RunPodSandbox.
+    pub async fn run(&self, spec: &PodSpec) -> Pod {
+        self.try_run(spec).await.unwrap_or_else(|status| panic!("RunPodSandbox: {status}"))
+    }
+
+    /// A pod of that name with its own network.
+    pub async fn pod(&self, name: &str) -> Pod {
+        self.run(&PodSpec::new(name)).await
+    }
+
+    /// The pods of this test, newest first or as the server has them.
+    pub async fn pods(&self) -> Vec<k8s_cri::v1::PodSandbox> {
+        let filter = k8s_cri::v1::PodSandboxFilter { label_selector: [(LABEL.to_owned(), self.name.clone())].into(), ..Default::default() };
+        self.cri.pods(Some(filter)).await.unwrap_or_else(|status| panic!("ListPodSandbox: {status}"))
+    }
+
+    /// Removes all pods of this test over CRI, ends the daemon and fails if anything is left.
+    pub async fn finish(mut self) {
+        let mut expected = self.expected();
+        for pod in self.pods().await {
+            if let Ok(answer) = self.cri.pod_status(&pod.id).await {
+                expected
+                    .addresses
+                    .extend(answer.status.and_then(|status| status.network).map(|network| network.ip).filter(|ip| !ip.is_empty()));
+            }
+            expected.pods.push(pod.id.clone());
+            self.cri.stop_pod(&pod.id).await.unwrap_or_else(|status| panic!("StopPodSandbox: {status}"));
+            self.cri.remove_pod(&pod.id).await.unwrap_or_else(|status| panic!("RemovePodSandbox: {status}"));
+        }
+        let listed = self.pods().await;
+        assert!(listed.is_empty(), "pods are listed after they were removed: {listed:?}");
+        if !self.target.is_foreign() {
+            self.check_leaks(&expected);
+        }
+        self.finished = true;
+    }
+
+    /// Checks that a call was turned down with one code and a message that names its subject. Of somebody
+    /// else's runtime only the refusal is asked; codes and words are ours.
+    pub fn refused<T: std::fmt::Debug>(&self, result: Result<T, Status>, code: tonic::Code, subject: &str) {
+        let status = result.expect_err("this call must be turned down");
+        if !self.target.is_foreign() {
+            assert_eq!(status.code(), code, "{}", status.message());
+            assert!(status.message().contains(subject), "the message does not name {subject:?}: {}", status.message());
+        }
+    }
+
+    /// What is there although nothing should be but the daemon: for tests that look in the middle.
+    pub fn remains(&self) -> Vec<String> {
+        self.footprint.remains(&self.expected())
+    }
+
+    fn check_leaks(&mut self, expected: &Expected) {
+        let left = self.footprint.remains(expected);
+        assert!(left.is_empty(), "left after every pod was removed:\n{}", left.join("\n"));
+        let ending = self.daemon.take().map(|mut daemon| daemon.terminate());
+        assert!(ending.is_none_or(|status| status.success()), "the daemon's end: {ending:?}");
+        let left = self.footprint.remains(expected);
+        assert!(left.is_empty(), "left after the daemon's end:\n{}", left.join("\n"));
+        let stuck = self.footprint.remove_node();
+        assert!(stuck.is_empty(), "the node's own objects cannot be removed:\n{}", stuck.join("\n"));
+    }
+
+    fn expected(&self) -> Expected {
+        Expected {
+            processes: self.spared().into_iter().chain(self.daemon.as_ref().map(Daemon::pid)).collect(),
+            state: self.state_before.clone(),
+            pods: self.pods.lock().map(|pods| pods.clone()).unwrap_or_default(),
+            addresses: Vec::new(),
+        }
+    }
+
+    fn spared(&self) -> Vec<i32> {
+        i32::try_from(self.registry.pid()).into_iter().collect()
+    }
+
+    /// Puts the programs into the scratch directory, so that every process of this node's can be told by its path.
+    fn install(&self) {
+        let directory = self.scratch.path().join("bin");
+        fs::create_dir_all(&directory).expect("making a directory");
+        for name in ["coracle", "coracle-monitor"] {
+            let source = self.target.binary.with_file_name(name);
+            let (source, to) = (fs::canonicalize(&source).unwrap_or(source), directory.join(name));
+            let copied = fs::hard_link(&source, &to).or_else(|_| fs::copy(&source, &to).map(drop));
+            copied.unwrap_or_else(|error| panic!("{}: {error}; build with hack/build first", source.display()));
+        }
+        fs::write(self.scratch.path().join("config.toml"), self.config()).expect("writing the daemon's configuration");
+    }
+
+    fn config(&self) -> String {
+        let Footprint { state, storage, bridge, cgroup_root, .. } = &self.footprint;
+        format!(
+            "[daemon]\nsocket = {:?}\nstate = {state:?}\nroot = {storage:?}\ncgroup_root = {cgroup_root:?}\n\n[network.bridge]\nname = {bridge:?}\nsubnet = {:?}\n{}\n",
+            self.cri.socket(),
+            self.subnet.cidr(),
+            self.target.config,
+        )
+    }
+}
+
+impl Drop for Node {
+    /// A test that ended without [`Node::finish`] has failed, or forgot it: then it fails here. Either way
+    /// nothing of the node outlives it.
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        if let Some(daemon) = &self.daemon {
+            eprintln!("--- the daemon's last words ({}):\n{}", self.name, daemon.log_tail());
+        }
+        if !self.target.is_foreign() {
+            let pods = self.pods.lock().map(|pods| pods.clone()).unwrap_or_default();
+            if let Some(mut daemon) = self.daemon.take() {
+                daemon.kill();
+            }
+            self.footprint.wreck(&self.spared(), &pods);
+        }
+        assert!(std::thread::panicking(), "the test did not finish its node: Node::finish must be its last act");
+    }
+}
+
+fn node_name() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("e{}n{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn footprint_in(scratch: &Path, name: &str) -> Footprint {
+    Footprint {
+        scratch: scratch.to_owned(),
+        state: scratch.join("run"),
+        storage: scratch.join("lib"),
+        // A link's name has 15 characters at most: `e`, a process id of 7 digits, `n` and a number fit.
+        bridge: name.to_owned(),
+        cgroup_root: format!("coracle-{name}"),
+    }
+}
