@@ -85,18 +85,6 @@ impl Cgroup {
         all.filter(|directory| directory.exists())
     }
 
-    /// The hierarchies that it is in where v1 is in use, the unified one last: the name each has among the node's cgroup
-    /// mounts, and its own directory there. Empty on pure v2.
-    pub fn legacy_mounts(&self) -> Vec<(String, PathBuf)> {
-        let layout = &self.hierarchy.layout;
-        if layout.legacy.is_empty() {
-            return Vec::new();
-        }
-        let tops = layout.legacy.iter().map(|legacy| &legacy.top).chain(layout.unified.iter().map(|unified| &unified.top));
-        let own = tops.filter_map(|top| Some((top.file_name()?.to_str()?.to_owned(), top.join(self.location.relative()))));
-        own.filter(|(_, directory)| directory.exists()).collect()
-    }
-
     /// Where the kernel counts OOM kills; `None` where no memory controller is. To be read before removal.
     ///
     /// v1: `oom_kill` of `memory.oom_control` (kernel 4.13); v2: of `memory.events`.

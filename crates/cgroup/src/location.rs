@@ -63,7 +63,7 @@ impl Location {
         &self.relative
     }
 
-    /// As the OCI runtime spec's `linux.cgroupsPath` and /proc/<pid>/cgroup write it: with a leading slash.
+    /// As the OCI runtime spec's `linux.cgroupsPath` and `/proc/<pid>/cgroup` write it: with a leading slash.
     pub fn absolute(&self) -> PathBuf {
         Path::new("/").join(&self.relative)
     }

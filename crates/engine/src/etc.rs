@@ -1,27 +1,38 @@
-//! The files a pod's containers see in /etc.
+//! The files a pod's containers see in /etc. A kubelet mounts its own `hosts`; ours is for those that do not.
 
 use std::fmt::Write;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
+use std::net::IpAddr;
 use std::path::Path;
 
 use coracle_domain::{DnsConfig, During, NetworkMode, PodRequest, Result};
 
 use crate::layout::PodDirectory;
 
-/// Writes `resolv.conf` and, for a pod with a host name of its own, `hostname`.
-pub(crate) fn write(directory: &PodDirectory, request: &PodRequest) -> Result<()> {
+/// Writes `resolv.conf`, `hostname` and `hosts` of a pod whose first address is `address`.
+pub(crate) fn write(directory: &PodDirectory, request: &PodRequest, address: Option<IpAddr>) -> Result<()> {
     let resolver = match &request.dns {
         Some(dns) => resolv_conf(dns),
         None => node_file("/etc/resolv.conf")?,
     };
     put(&directory.etc("resolv.conf"), resolver.as_bytes())?;
     let hostname = match (&request.hostname, request.network) {
-        (Some(name), NetworkMode::Pod) => format!("{name}\n"),
-        _ => format!("{}\n", rustix::system::uname().nodename().to_string_lossy()),
+        (Some(name), NetworkMode::Pod) => name.clone(),
+        _ => rustix::system::uname().nodename().to_string_lossy().into_owned(),
     };
-    put(&directory.etc("hostname"), hostname.as_bytes())
+    put(&directory.etc("hostname"), format!("{hostname}\n").as_bytes())?;
+    let hosts = match address {
+        Some(address) => own_hosts(address, &hostname),
+        None => node_file("/etc/hosts")?,
+    };
+    put(&directory.etc("hosts"), hosts.as_bytes())
+}
+
+/// hosts(5) of a pod with a network of its own.
+fn own_hosts(address: IpAddr, hostname: &str) -> String {
+    format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{address}\t{hostname}\n")
 }
 
 /// resolv.conf(5) from CRI's fields.

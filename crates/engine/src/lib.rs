@@ -130,6 +130,7 @@ impl Engine {
             node: node::look(),
             index: Index::default(),
         });
+        warm_up(shared.node.capabilities);
         let pods = shared.layout.pods();
         DirBuilder::new().recursive(true).mode(0o711).create(&pods).during("making the state directory", pods.display())?;
         recover_all(&shared).await?;
@@ -360,6 +361,15 @@ fn absent_is_none<T>(found: Result<T>) -> Result<Option<T>> {
         Err(Error::Refused(Refusal::NotFound { .. })) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Compiles the default system call filter, which takes some milliseconds, before the first container wants it.
+fn warm_up(capabilities: u64) {
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = coracle_spec::seccomp::warm_up(capabilities) {
+            tracing::warn!(%error, "the default system call filter cannot be compiled");
+        }
+    });
 }
 
 /// Takes over every pod that has a directory, all at once.

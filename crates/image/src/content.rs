@@ -91,10 +91,8 @@ fn descriptors(image: &Image) -> Vec<serde_json::Value> {
     let names = image.record.names.iter();
     let descriptors = names.filter_map(|name| {
         let (media_type, size) = image.manifests.get(&name.manifest)?;
-        let reference = name.tag.as_ref().map_or_else(
-            || format!("{}@{}", name.repository, name.resolved),
-            |tag| format!("{}:{tag}", name.repository),
-        );
+        let reference =
+            name.tag.as_ref().map_or_else(|| format!("{}@{}", name.repository, name.resolved), |tag| format!("{}:{tag}", name.repository));
         Some(json!({
             "mediaType": media_type,
             "digest": name.manifest,

@@ -106,7 +106,9 @@ mod tests {
 
     #[test]
     fn other_algorithms_and_shapes_are_refused() {
-        for bad in ["", "sha256:", "sha512:00", &format!("sha256:{}", "A".repeat(64)), &format!("sha256:{}/", "a".repeat(63)), &"a".repeat(64)] {
+        for bad in
+            ["", "sha256:", "sha512:00", &format!("sha256:{}", "A".repeat(64)), &format!("sha256:{}/", "a".repeat(63)), &"a".repeat(64)]
+        {
             assert_eq!(bad.parse::<Digest>(), Err(InvalidDigest), "{bad}");
         }
     }

@@ -50,7 +50,8 @@ impl Image {
         for name in &record.names {
             let content = layout.read(&name.manifest)?;
             let manifest = parse_manifest(&content, &name.manifest)?;
-            let media_type = manifest.media_type().as_ref().map_or("application/vnd.oci.image.manifest.v1+json".into(), ToString::to_string);
+            let media_type =
+                manifest.media_type().as_ref().map_or("application/vnd.oci.image.manifest.v1+json".into(), ToString::to_string);
             manifests.insert(name.manifest, (media_type, content.len() as u64));
             let parts = manifest.layers().iter().map(|layer| layer.size()).fold(0, u64::saturating_add);
             size = parts.saturating_add(content.len() as u64 + bytes.len() as u64);
@@ -89,7 +90,7 @@ pub(crate) fn config_digest(id: &ImageId) -> Digest {
     Digest::from_digits(id.digits()).unwrap_or_else(|_| Digest::of(&[]))
 }
 
-fn parse_manifest(content: &[u8], digest: &Digest) -> Result<ImageManifest> {
+fn parse_manifest(content: &[u8], digest: &Digest) -> Result<Box<ImageManifest>> {
     match parse_document(content, "") {
         Ok(Document::Manifest(manifest)) => Ok(manifest),
         Ok(Document::Index(_)) => Err(Failure::new("parsing the manifest", digest, "it is an index").into()),

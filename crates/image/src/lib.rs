@@ -21,6 +21,7 @@
 mod content;
 mod digest;
 mod disk;
+mod failure;
 mod image;
 mod layer;
 mod manifest;

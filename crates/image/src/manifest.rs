@@ -23,8 +23,8 @@ pub(crate) const MANIFEST_TYPES: [&str; 4] = [OCI_INDEX, OCI_MANIFEST, DOCKER_LI
 /// What a reference led to.
 #[derive(Debug)]
 pub(crate) enum Document {
-    Index(ImageIndex),
-    Manifest(ImageManifest),
+    Index(Box<ImageIndex>),
+    Manifest(Box<ImageManifest>),
 }
 
 /// A layer as manifest and config together describe it.
@@ -114,7 +114,9 @@ pub(crate) fn layers(manifest: &ImageManifest, config: &ImageConfiguration) -> R
         return Err(format!("the manifest has {} layers, its config {}", descriptors.len(), diff_ids.len()));
     }
     let pairs = descriptors.iter().zip(diff_ids);
-    pairs.map(|(descriptor, diff_id)| layer(descriptor, diff_id).map_err(|problem| format!("layer {}: {problem}", descriptor.digest()))).collect()
+    pairs
+        .map(|(descriptor, diff_id)| layer(descriptor, diff_id).map_err(|problem| format!("layer {}: {problem}", descriptor.digest())))
+        .collect()
 }
 
 fn layer(descriptor: &Descriptor, diff_id: &str) -> Result<LayerDescriptor, String> {
@@ -150,7 +152,7 @@ mod tests {
     fn index(entries: &[String]) -> ImageIndex {
         let text = format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{}]}}"#, entries.join(","));
         match parse_document(text.as_bytes(), "").unwrap() {
-            Document::Index(index) => index,
+            Document::Index(index) => *index,
             Document::Manifest(_) => panic!("not an index"),
         }
     }
@@ -177,7 +179,11 @@ mod tests {
     #[test]
     fn ambiguous_old_and_garbled_documents_are_refused() {
         for bad in [
-            "", "[]", "{}", r#"{"schemaVersion":1}"#, r#"{"schemaVersion":2,"layers":[],"manifests":[]}"#,
+            "",
+            "[]",
+            "{}",
+            r#"{"schemaVersion":1}"#,
+            r#"{"schemaVersion":2,"layers":[],"manifests":[]}"#,
             r#"{"schemaVersion":2,"config":{"mediaType":"x","size":1,"digest":"sha256:../../x"},"layers":[]}"#,
         ] {
             assert!(parse_document(bad.as_bytes(), OCI_MANIFEST).is_err(), "{bad}");

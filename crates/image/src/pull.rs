@@ -10,16 +10,16 @@
 //! of them has gone. A failed attempt leaves its complete layers for a while, so that a retry gets further.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use coracle_domain::{During, Error, Failure, FailureKind, ImageId, Refusal, Result};
+use coracle_domain::{During, Error, Failure, ImageId, Refusal, Result};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use oci_spec::image::{ImageConfiguration, ImageManifest};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
+use crate::failure::{share, wrap};
 use crate::image::config_digest;
 use crate::layer::{chain_ids, stream::unpack};
 use crate::manifest::{self, CONFIG_LIMIT, Document, LayerDescriptor};
@@ -69,10 +69,11 @@ impl Store {
     ///
     /// # Errors
     /// [`Refusal::Invalid`] for a malformed reference, [`Refusal::NotFound`] if the registry has no such
-    /// image, [`FailureKind::Denied`] and [`FailureKind::RegistryUnavailable`] as they say,
-    /// [`FailureKind::Exhausted`] for a full disk; anything else with stage and object.
+    /// image, `FailureKind::Denied` and `RegistryUnavailable` as they say,
+    /// `Exhausted` for a full disk; anything else with stage and object.
     pub async fn pull(self: &Arc<Self>, request: PullRequest) -> Result<ImageId> {
-        let reference: Reference = request.reference.parse().map_err(|problem| Refusal::invalid("image", format!("{:?}: {problem}", request.reference)))?;
+        let reference: Reference =
+            request.reference.parse().map_err(|problem| Refusal::invalid("image", format!("{:?}: {problem}", request.reference)))?;
         // Different spellings of a name are one pull.
         let request = PullRequest { reference: reference.to_string(), ..request };
         let attempt = self.join_or_start(request, reference);
@@ -121,7 +122,7 @@ struct Pull {
 struct Resolved {
     digest: Digest,
     manifest: Fetched,
-    parsed: ImageManifest,
+    parsed: Box<ImageManifest>,
 }
 
 impl Pull {
@@ -169,7 +170,8 @@ impl Pull {
         let names = &image.record.names;
         let Some(manifest) = names.iter().find(|name| name.resolved == digest).map(|name| name.manifest) else { return Ok(None) };
         let name = self.name_for(digest, manifest);
-        let says_nothing = |known: &Name| known.repository == name.repository && known.resolved == digest && (name.tag.is_none() || known.tag == name.tag);
+        let says_nothing =
+            |known: &Name| known.repository == name.repository && known.resolved == digest && (name.tag.is_none() || known.tag == name.tag);
         if !names.iter().any(says_nothing) {
             let arrival = Arrival { id: image.id.clone(), layers: image.layers.clone(), name, blobs: Vec::new() };
             let pin = self.store.pin();
@@ -354,47 +356,5 @@ impl Drop for Lingering {
                 tracing::warn!(%error, "cannot delete what a failed pull left");
             }
         });
-    }
-}
-
-/// Puts a failure into the frame of a larger one.
-fn wrap(stage: &'static str, subject: String, error: Error) -> Error {
-    let (kind, hint) = match &error {
-        Error::Failed(failure) => (failure.kind, failure.hint),
-        Error::Refused(_) => (FailureKind::Internal, None),
-    };
-    Failure { kind, stage: stage.into(), subject, source: Box::new(error), hint }.into()
-}
-
-/// One failure for several callers.
-fn share(error: Arc<Error>) -> Error {
-    match &*error {
-        Error::Refused(refusal) => refusal.clone().into(),
-        Error::Failed(failure) => {
-            let source = Box::new(Cause(Arc::clone(&error)));
-            Failure { kind: failure.kind, stage: failure.stage.clone(), subject: failure.subject.clone(), source, hint: failure.hint }.into()
-        }
-    }
-}
-
-/// The source of a shared failure, in words.
-#[derive(Debug)]
-struct Cause(Arc<Error>);
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &*self.0 {
-            Error::Failed(failure) => failure.source.fmt(f),
-            Error::Refused(refusal) => refusal.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for Cause {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &*self.0 {
-            Error::Failed(failure) => failure.source.source(),
-            Error::Refused(_) => None,
-        }
     }
 }

@@ -72,7 +72,9 @@ impl FromStr for Reference {
             None => (rest, None),
         };
         if tag.is_some_and(|tag| !is_tag(tag)) {
-            return Err(InvalidReference("a tag is up to 128 letters, digits, \"_\", \".\" and \"-\" and starts with neither of the last two"));
+            return Err(InvalidReference(
+                "a tag is up to 128 letters, digits, \"_\", \".\" and \"-\" and starts with neither of the last two",
+            ));
         }
         let (registry, repository) = split_name(name)?;
         let target = match (digest, tag) {
@@ -100,7 +102,9 @@ fn split_name(name: &str) -> Result<(String, String), InvalidReference> {
     }
     let repository = if registry == DEFAULT_REGISTRY && !path.contains('/') { format!("library/{path}") } else { path.to_owned() };
     if !repository.split('/').all(is_path_component) {
-        return Err(InvalidReference("a repository is made of lowercase letters and digits, separated by \".\", \"_\", \"__\", dashes or \"/\""));
+        return Err(InvalidReference(
+            "a repository is made of lowercase letters and digits, separated by \".\", \"_\", \"__\", dashes or \"/\"",
+        ));
     }
     if registry.len() + 1 + repository.len() > NAME_LIMIT {
         return Err(InvalidReference("the name is longer than 255 bytes"));
@@ -203,8 +207,33 @@ mod tests {
     fn malformed_names_are_refused() {
         let long = "a".repeat(300);
         for bad in [
-            "", ":", "/", "@", "a:", "a:b:c", "UPPER", "a//b", "/a", "a/", "a..b", "-a", "a-", "a___b", "a b", "a\0b", "../../etc", "é",
-            "example.com", "host:99999/a", "ho_st.com/a", "[::1/a", "a@sha256:00", "a:-t", "exa mple.com/a", &long, &"0".repeat(64),
+            "",
+            ":",
+            "/",
+            "@",
+            "a:",
+            "a:b:c",
+            "UPPER",
+            "a//b",
+            "/a",
+            "a/",
+            "a..b",
+            "-a",
+            "a-",
+            "a___b",
+            "a b",
+            "a\0b",
+            "../../etc",
+            "é",
+            "example.com",
+            "host:99999/a",
+            "ho_st.com/a",
+            "[::1/a",
+            "a@sha256:00",
+            "a:-t",
+            "exa mple.com/a",
+            &long,
+            &"0".repeat(64),
         ] {
             // A bare host is a legal word: Docker reads it as a repository.
             if bad == "example.com" {

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde_json::json;
 use tar::{Builder, EntryType, Header};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use crate::Digest;
 
@@ -198,6 +198,30 @@ impl Registry {
         registry
     }
 
+    /// One that speaks TLS, and the PEM certificate to trust for it.
+    pub(crate) async fn start_encrypted() -> (Self, String) {
+        let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
+        let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certified.cert.der().clone()], key)
+            .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let registry = Self { address: listener.local_addr().unwrap(), shelf: Arc::default() };
+        let serving = registry.clone();
+        tokio::spawn(async move {
+            while let Ok((connection, _)) = listener.accept().await {
+                if let Ok(connection) = acceptor.accept(connection).await {
+                    tokio::spawn(serving.clone().serve(connection));
+                }
+            }
+        });
+        (registry, certified.cert.pem())
+    }
+
     pub(crate) fn shelf(&self) -> MutexGuard<'_, Shelf> {
         self.shelf.lock().unwrap()
     }
@@ -210,7 +234,9 @@ impl Registry {
     pub(crate) fn push(&self, repository: &str, tag: &str, image: &TestImage) {
         self.put_manifest(repository, tag, OCI_MANIFEST, &image.manifest);
         for blob in image.layers.iter().chain([&image.config]) {
-            self.shelf().content.insert(format!("{repository}/blobs/{}", Digest::of(blob)), ("application/octet-stream".into(), blob.clone()));
+            self.shelf()
+                .content
+                .insert(format!("{repository}/blobs/{}", Digest::of(blob)), ("application/octet-stream".into(), blob.clone()));
         }
     }
 
@@ -225,7 +251,7 @@ impl Registry {
         self.shelf().seen.iter().filter(|seen| seen.method == method && seen.path.contains(part)).count()
     }
 
-    async fn serve(self, mut connection: TcpStream) {
+    async fn serve(self, mut connection: impl AsyncRead + AsyncWrite + Unpin) {
         let mut bytes = Vec::new();
         let head = loop {
             if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
@@ -239,7 +265,8 @@ impl Registry {
         let mut lines = text.lines();
         let mut start = lines.next().unwrap().split(' ');
         let (method, path) = (start.next().unwrap().to_owned(), start.next().unwrap().to_owned());
-        let headers: HashMap<_, _> = lines.filter_map(|line| line.split_once(": ")).map(|(k, v)| (k.to_ascii_lowercase(), v.to_owned())).collect();
+        let headers: HashMap<_, _> =
+            lines.filter_map(|line| line.split_once(": ")).map(|(k, v)| (k.to_ascii_lowercase(), v.to_owned())).collect();
         let length: usize = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
         while bytes.len() < head + 4 + length {
             connection.read_buf(&mut bytes).await.unwrap();

@@ -44,9 +44,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let source = OomSource { path: directory.path().join("memory.events"), key: "oom_kill".to_owned() };
         assert!(!oom_killed(&source));
-        for (content, killed) in
-            [("oom 3\noom_kill 0\n", false), ("oom_kill 2\noom_group_kill 0\n", true), ("oom_kill_disable 1\nunder_oom 1\noom_kill 0\n", false)]
-        {
+        for (content, killed) in [
+            ("oom 3\noom_kill 0\n", false),
+            ("oom_kill 2\noom_group_kill 0\n", true),
+            ("oom_kill_disable 1\nunder_oom 1\noom_kill 0\n", false),
+        ] {
             std::fs::write(&source.path, content).unwrap();
             assert_eq!(oom_killed(&source), killed, "{content}");
         }

@@ -31,10 +31,10 @@ impl<T> OrFault<T> for std::result::Result<T, Errno> {
 
 impl<T> OrFault<T> for io::Result<T> {
     fn or_fault(self, stage: &str, subject: impl Display) -> Result<T> {
-        self.map_err(|error| {
-            let mut fault = Fault::new(stage, subject, Errno::from_raw_os_error(0));
-            fault.errno = error.raw_os_error().unwrap_or_default();
-            fault
+        self.map_err(|error| Fault {
+            stage: stage.to_owned(),
+            subject: subject.to_string(),
+            errno: error.raw_os_error().unwrap_or_default(),
         })
     }
 }

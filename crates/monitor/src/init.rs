@@ -3,6 +3,7 @@
 //! are its neighbours.
 
 use std::convert::Infallible;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use coracle_sys::process::close_others;
@@ -38,11 +39,8 @@ pub(crate) fn run(place: &Path, reporting: Reporting) -> i32 {
 fn confine(place: &Path, reporting: &Reporting) -> Result<SignalQueue> {
     let stage = "confining";
     set_dumpable_behavior(DumpableBehavior::NotDumpable).or_fault(stage, "the init process")?;
-    let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).or_fault("opening", "/dev/null")?;
-    for done in [dup2_stdin(&null), dup2_stdout(&null), dup2_stderr(&null)] {
-        done.or_fault(stage, "standard streams")?;
-    }
-    close_others(&[std::os::fd::AsFd::as_fd(reporting)]).or_fault(stage, "descriptors")?;
+    silence().or_fault(stage, "standard streams")?;
+    close_others(&[reporting.as_fd()]).or_fault(stage, "descriptors")?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).or_fault(stage, "mounts")?;
     child::enter_empty_root(place)?;
     let _ = set_name(c"coracle-init");
@@ -53,6 +51,13 @@ fn confine(place: &Path, reporting: &Reporting) -> Result<SignalQueue> {
     set_thread_res_uid(uid, uid, uid).or_fault(stage, "user")?;
     set_no_new_privs(true).or_fault(stage, "privileges")?;
     SignalQueue::new(&[Signal::CHILD.as_raw()], true).or_fault(stage, "signals")
+}
+
+fn silence() -> std::result::Result<(), Errno> {
+    let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    dup2_stdin(&null)?;
+    dup2_stdout(&null)?;
+    dup2_stderr(&null)
 }
 
 fn reap(queue: &SignalQueue) -> std::io::Result<Infallible> {

@@ -96,7 +96,8 @@ fn pin(namespace: &str, place: &Path) -> Result<()> {
 fn start_init(place: &Path) -> Result<Process> {
     let (listening, reporting) = channel::new().or_fault("making", "a socket pair")?;
     let mut reporting = Some(reporting);
-    let init = process::make(Place::New, true, &Cgroups::default(), || reporting.take().map_or(1, |reporting| init::run(place, reporting)))?;
+    let init =
+        process::make(Place::New, true, &Cgroups::default(), || reporting.take().map_or(1, |reporting| init::run(place, reporting)))?;
     drop(reporting);
     match await_report(&listening) {
         Some(Report::Ready) => Ok(init),

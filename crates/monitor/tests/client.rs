@@ -1,1 +1,87 @@
 //! The daemon's side against a real monitor.
+
+use std::fs;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use coracle_domain::{Error, Failure, FailureKind};
+use coracle_monitor::client::{Monitor, Program, spawn};
+use coracle_monitor::protocol::*;
+use coracle_plan::*;
+
+mod common;
+use common::{bind, make_image, possible, process, program};
+
+fn failure<T: std::fmt::Debug>(result: coracle_domain::Result<T>) -> Failure {
+    match result {
+        Err(Error::Failed(failure)) => failure,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_daemon_commands_a_monitor_and_outlives_it() {
+    if !possible() {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    // Longer than a socket's address may be.
+    let pod = scratch.path().join("pod".repeat(50));
+    let image = pod.join("image");
+    make_image(&image);
+    let program = Program::open(&program()).unwrap();
+    spawn(&program, &pod).await.unwrap();
+    let (monitor, mut events) = Monitor::connect(&pod).await.unwrap();
+    assert_eq!(monitor.version(), VERSION);
+    let exe = format!("/proc/{}/exe", monitor.pid());
+    let refused = fs::OpenOptions::new().write(true).open(exe).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+
+    let plan = Plan {
+        cgroups: Cgroups::default(),
+        namespaces: Namespaces { pid: PidNamespace::New, cgroup: false },
+        root: image.clone(),
+        steps: vec![Step::Propagate(Propagation::Slave), bind(&image, "/"), Step::PivotRoot],
+        process: process(&["sleep", "1000"]),
+    };
+    let file = pod.join("plan");
+    let start = |container: &str, plan: &Plan| {
+        fs::write(&file, serde_json::to_vec(plan).unwrap()).unwrap();
+        let exit = pod.join(container);
+        Start { container: container.to_owned(), plan: file.clone(), exit, log: None, stdin: false, oom: None }
+    };
+    let started = monitor.start(start("one", &plan)).await.unwrap();
+    assert!(started.pid > 0 && started.at > 0);
+    let exec = |name: &str, arguments: &[&str]| Exec {
+        exec: name.to_owned(),
+        container: "one".to_owned(),
+        process: process(arguments),
+        cgroups: Cgroups::default(),
+    };
+    let null = || OwnedFd::from(fs::File::open("/dev/null").unwrap());
+    let (mut output, theirs) = std::io::pipe().unwrap();
+    let running = monitor.exec(exec("x", &["sh", "-c", "echo hi; exit 6"]), [null(), theirs.into(), null()]).await.unwrap();
+    assert_eq!(running.exited.await.unwrap(), 6);
+    let mut text = String::new();
+    output.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "hi\n");
+
+    let missing = failure(monitor.exec(exec("y", &["nope"]), [null(), null(), null()]).await);
+    assert_eq!((missing.stage.as_ref(), missing.subject.as_str()), ("finding the program", "nope"));
+    assert!(missing.to_string().contains("No such file") && missing.hint.is_some(), "{missing}");
+
+    let another = tokio::spawn({
+        let monitor = monitor.clone();
+        async move { monitor.state().await.unwrap().len() }
+    });
+    assert_eq!(another.await.unwrap(), 1);
+    monitor.signal(Target::Container("one".to_owned()), 9).await.unwrap();
+    let event = tokio::time::timeout(Duration::from_secs(20), events.recv()).await.unwrap().unwrap();
+    assert!(matches!(event, Event::Exited { container, exit } if container == "one" && exit.code == 137));
+
+    monitor.shutdown().await.unwrap();
+    assert_eq!(failure(monitor.state().await).kind, FailureKind::Unavailable);
+    assert!(events.recv().await.is_none());
+    assert_eq!(failure(Monitor::connect(&pod).await).kind, FailureKind::Unavailable);
+}

@@ -1,5 +1,7 @@
 //! The program a plan ends in, or that an exec adds to a running container, and its rights.
 
+use std::fmt;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -9,7 +11,7 @@ use crate::Bytes;
 /// A program to execute. Applied in the order that the kernel's rules force: limits, session and terminal,
 /// bounding capabilities, groups and user, remaining capabilities, working directory, security labels,
 /// no_new_privs, system call filter, `execve`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     /// The program and its arguments; a name without a slash is looked up in the `PATH` of `environment`.
     pub arguments: Vec<Bytes>,
@@ -33,6 +35,17 @@ pub struct Process {
     pub oom_score_adj: Option<i32>,
     /// Whether standard streams are a terminal of its own, which also becomes `/dev/console`.
     pub terminal: bool,
+}
+
+impl fmt::Debug for Process {
+    /// The environment may hold secrets and is left out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Process")
+            .field("arguments", &self.arguments)
+            .field("working_directory", &self.working_directory)
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Numeric identity.

@@ -23,8 +23,7 @@ pub fn load(program: &[u8], flags: u32) -> io::Result<()> {
             k: u32::from_ne_bytes([*w, *x, *y, *z]),
         })
         .collect();
-    let program =
-        libc::sock_fprog { len: u16::try_from(instructions.len()).map_err(|_| invalid())?, filter: instructions.as_mut_ptr() };
+    let program = libc::sock_fprog { len: u16::try_from(instructions.len()).map_err(|_| invalid())?, filter: instructions.as_mut_ptr() };
     // SAFETY: the program points to as many instructions as it says, and outlives the call.
     let done = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

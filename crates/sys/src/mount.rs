@@ -41,14 +41,7 @@ pub fn change(mount: BorrowedFd<'_>, change: Change) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if change.recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string; the structure outlives the call and its size is told.
     let done = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            mount.as_raw_fd(),
-            c"".as_ptr(),
-            flags,
-            &raw mut attributes,
-            size_of::<libc::mount_attr>(),
-        )
+        libc::syscall(libc::SYS_mount_setattr, mount.as_raw_fd(), c"".as_ptr(), flags, &raw mut attributes, size_of::<libc::mount_attr>())
     };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

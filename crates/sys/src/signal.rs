@@ -5,12 +5,15 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// Gives every signal its default disposition: sigaction(2).
+/// Gives every signal its default disposition, those too that the C library keeps for itself: rt_sigaction(2).
 pub fn reset_dispositions() {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL is a valid disposition; the kernel refuses it for SIGKILL, SIGSTOP and the numbers that the
-        // C library keeps for itself, which is fine.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    /// `struct sigaction` of the kernel: handler (SIG_DFL is 0), flags, restorer, and a mask of 64 signals.
+    const DEFAULT: [u64; 4] = [0; 4];
+    const MASK_SIZE: usize = size_of::<u64>();
+    for signal in 1..=64 {
+        // SAFETY: the structure outlives the call, and the default disposition runs no code of this process. The kernel
+        // refuses it for SIGKILL and SIGSTOP, which is fine.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), std::ptr::null_mut::<u64>(), MASK_SIZE) };
     }
 }
 

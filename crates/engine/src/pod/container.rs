@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use coracle_cgroup::Cgroup;
 use coracle_domain::{
-    ContainerId, ContainerPhase, ContainerRequest, During, Error, Exit, ExitCode, IpcMode, NetworkMode, PidMode, PodPhase, Profile, Refusal,
+    ContainerId, ContainerPhase, ContainerRequest, During, Error, Exit, ExitCode, IpcMode, MountSource, NetworkMode, PidMode, PodPhase, Profile, Refusal,
     Resources, Result,
 };
 use coracle_image::{Image, Rootfs};
@@ -24,9 +24,6 @@ use crate::layout::ContainerDirectory;
 use crate::live::LiveContainer;
 use crate::record::{self, ContainerRecord};
 use crate::{cgroups, clock, node};
-
-/// A profile or database larger than this is not what it claims to be.
-const LARGEST_PROFILE: u64 = 4 << 20;
 
 impl Owner {
     /// Makes a container. If any stage fails nothing is left of it.
@@ -104,6 +101,7 @@ impl Owner {
         let location = Subject::of(&self.record).location(&hierarchy, id)?;
         let node = self.node_for(request);
         let devices = devices(request)?;
+        make_missing_sources(request)?;
         let profile = seccomp_profile(request)?;
         let cgroups_path = location.absolute();
         let rules = coracle_spec::device_rules(request.security.privileged, &devices);
@@ -149,7 +147,7 @@ impl Owner {
         PodFiles {
             resolv_conf: Some(self.directory.etc("resolv.conf")),
             hostname: Some(self.directory.etc("hostname")),
-            hosts: None,
+            hosts: Some(self.directory.etc("hosts")),
             shm: Some(shm),
         }
     }
@@ -293,8 +291,21 @@ fn stop_signal(request: &ContainerRequest, image: &ImageDefaults) -> Result<i32>
 
 /// What a container sees under /sys/fs/cgroup: on v1 the directories of its own cgroup, one per hierarchy.
 fn cgroup_view(cgroup: &Cgroup) -> CgroupView {
-    let hierarchies: Vec<_> = cgroup.legacy_mounts().into_iter().map(|(name, source)| CgroupHierarchy { name, source, aliases: Vec::new() }).collect();
+    let own = cgroup.visible().into_iter();
+    let hierarchies: Vec<_> = own.map(|own| CgroupHierarchy { name: own.name, source: own.directory, aliases: Vec::new() }).collect();
     if hierarchies.is_empty() { CgroupView::Unified } else { CgroupView::Hierarchies(hierarchies) }
+}
+
+/// A host path that is missing becomes a directory, as with the peers; pods in the field rely on it.
+fn make_missing_sources(request: &ContainerRequest) -> Result<()> {
+    for mount in &request.mounts {
+        if let MountSource::Host(path) = &mount.source
+            && !path.try_exists().during("looking at the host path", path.display())?
+        {
+            DirBuilder::new().recursive(true).mode(0o755).create(path).during("making the host path", path.display())?;
+        }
+    }
+    Ok(())
 }
 
 fn devices(request: &ContainerRequest) -> Result<Vec<DeviceNode>> {
@@ -308,7 +319,7 @@ fn devices(request: &ContainerRequest) -> Result<Vec<DeviceNode>> {
 fn seccomp_profile(request: &ContainerRequest) -> Result<Option<Vec<u8>>> {
     let Profile::Localhost(path) = &request.security.seccomp else { return Ok(None) };
     let size = fs::metadata(path).map_err(|error| Refusal::invalid("seccomp", format!("profile {path:?}: {error}")))?.len();
-    if size > LARGEST_PROFILE {
+    if size > coracle_spec::seccomp::LARGEST_PROFILE as u64 {
         return Err(Refusal::invalid("seccomp", format!("profile {path:?} has {size} bytes, which is too many")).into());
     }
     fs::read(path).map(Some).during("reading the seccomp profile", path)

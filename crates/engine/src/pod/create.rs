@@ -54,7 +54,8 @@ impl Owner {
         self.make_namespaces().await?;
         self.attach_network().await?;
         self.make_shm()?;
-        etc::write(&self.directory, &self.record.request)?;
+        let address = self.record.lease.as_ref().map(|lease| lease.address.into());
+        etc::write(&self.directory, &self.record.request, address)?;
         self.record.phase = PodPhase::Ready;
         self.record.save(&self.directory.record())
     }

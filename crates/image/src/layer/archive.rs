@@ -112,7 +112,8 @@ impl<R: BufRead> Archive<R> {
         let size = overrides.size.map_or_else(|| header.entry_size(), Ok)?;
         // The other kinds have no content, whatever their size says: so does Go read them, which wrote them.
         self.expect(if matches!(kind, Kind::File | Kind::Directory) { size } else { 0 });
-        let small = |number: u64| u32::try_from(number).ok().filter(|id| *id != u32::MAX).ok_or_else(|| malformed("an owner's id is too large"));
+        let small =
+            |number: u64| u32::try_from(number).ok().filter(|id| *id != u32::MAX).ok_or_else(|| malformed("an owner's id is too large"));
         // Two's complement in base 256: a time before the epoch.
         let in_header = Timespec { tv_sec: header.mtime()?.cast_signed(), tv_nsec: 0 };
         let modified = overrides.modified.unwrap_or(in_header);
@@ -212,7 +213,12 @@ fn kind_of(header: &Header, path: &[u8], link: Vec<u8>) -> io::Result<Kind> {
         EntryType::Block => device().map(|(major, minor)| Kind::BlockDevice(major, minor))?,
         EntryType::Fifo => Kind::Fifo,
         EntryType::GNUSparse => return Err(malformed("sparse files in GNU format are not supported")),
-        other => return Err(io::Error::new(io::ErrorKind::InvalidData, format!("members of type {:?} are not supported", char::from(other.as_byte())))),
+        other => {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("members of type {:?} are not supported", char::from(other.as_byte())),
+            ));
+        }
     })
 }
 

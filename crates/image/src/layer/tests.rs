@@ -83,14 +83,35 @@ fn files_of_all_kinds_come_out_exactly() {
     let finished = fixture.finish(
         Tar::new()
             .entry(EntryType::Directory, "./", "", b"", |h| h.set_mode(0o750))
-            .entry(EntryType::Directory, "d/", "", b"", |h| { h.set_mode(0o2775); h.set_gid(7) })
-            .pax(&[("mtime", b"1500000000.123456789"), ("atime", b"1400000000.5"), ("uid", b"3000000000"), ("SCHILY.xattr.security.capability", capability), ("SCHILY.xattr.user.note", b"a\nb")])
+            .entry(EntryType::Directory, "d/", "", b"", |h| {
+                h.set_mode(0o2775);
+                h.set_gid(7)
+            })
+            .pax(&[
+                ("mtime", b"1500000000.123456789"),
+                ("atime", b"1400000000.5"),
+                ("uid", b"3000000000"),
+                ("SCHILY.xattr.security.capability", capability),
+                ("SCHILY.xattr.user.note", b"a\nb"),
+            ])
             .entry(EntryType::Regular, "d/program", "", b"hello", |h| h.set_mode(0o4755))
-            .entry(EntryType::Symlink, "d/link", "../../../target", b"", |h| { h.set_uid(5); h.set_gid(6) })
+            .entry(EntryType::Symlink, "d/link", "../../../target", b"", |h| {
+                h.set_uid(5);
+                h.set_gid(6)
+            })
             .hard_link("d/hard", "d/program")
             .hard_link("/d/hardlink-to-link", "d/link")
-            .entry(EntryType::Char, "d/null", "", b"", |h| { h.set_mode(0o666); h.set_device_major(1).unwrap(); h.set_device_minor(3).unwrap() })
-            .entry(EntryType::Block, "d/loop", "", b"", |h| { h.set_mode(0o660); h.set_gid(6); h.set_device_major(7).unwrap(); h.set_device_minor(300).unwrap() })
+            .entry(EntryType::Char, "d/null", "", b"", |h| {
+                h.set_mode(0o666);
+                h.set_device_major(1).unwrap();
+                h.set_device_minor(3).unwrap()
+            })
+            .entry(EntryType::Block, "d/loop", "", b"", |h| {
+                h.set_mode(0o660);
+                h.set_gid(6);
+                h.set_device_major(7).unwrap();
+                h.set_device_minor(300).unwrap()
+            })
             .entry(EntryType::Fifo, "d/pipe", "", b"", |h| h.set_mode(0o622))
             .entry(EntryType::Regular, "old-directory/", "", b"", |_| {}),
     );
@@ -100,7 +121,10 @@ fn files_of_all_kinds_come_out_exactly() {
     assert_eq!((of("d").mode() & 0o7777, of("d").gid(), of("d").mtime()), (0o2775, 7, TIME.cast_signed()));
     let program = of("d/program");
     assert_eq!((program.mode() & 0o7777, program.uid(), program.gid(), program.nlink()), (0o4755, 3_000_000_000, 0, 2));
-    assert_eq!((program.mtime(), program.mtime_nsec(), program.atime(), program.atime_nsec()), (1_500_000_000, 123_456_789, 1_400_000_000, 500_000_000));
+    assert_eq!(
+        (program.mtime(), program.mtime_nsec(), program.atime(), program.atime_nsec()),
+        (1_500_000_000, 123_456_789, 1_400_000_000, 500_000_000)
+    );
     assert_eq!(attribute(&fixture.path("d/program"), "security.capability").as_deref(), Some(&capability[..]));
     assert_eq!(attribute(&fixture.path("d/program"), "user.note").as_deref(), Some(&b"a\nb"[..]));
     assert_eq!((of("d/link").uid(), of("d/link").gid(), of("d/link").mtime(), of("d/link").nlink()), (5, 6, TIME.cast_signed(), 2));
@@ -117,7 +141,8 @@ fn long_names_come_in_both_dialects() {
     let fixture = Fixture::new();
     let (pax, gnu) = (format!("d/{}", "p".repeat(240)), format!("d/{}", "g".repeat(240)));
     let tar = Tar::new().dir("d").pax(&[("path", pax.as_bytes())]).file("short", "pax");
-    let tar = tar.entry(EntryType::GNULongName, "././@LongLink", "", format!("{gnu}\0").as_bytes(), |h| *h = gnu_header(h)).file("short", "gnu");
+    let tar =
+        tar.entry(EntryType::GNULongName, "././@LongLink", "", format!("{gnu}\0").as_bytes(), |h| *h = gnu_header(h)).file("short", "gnu");
     fixture.finish(tar);
     assert_eq!((fixture.text(&pax), fixture.text(&gnu)), ("pax".into(), "gnu".into()));
 }
@@ -181,12 +206,21 @@ fn later_members_replace_earlier_ones() {
     let fixture = Fixture::new();
     fixture.finish(
         Tar::new()
-            .file("a", "first").file("a", "second")
-            .dir("b").file("b/x", "").file("b", "a file now")
-            .file("c", "").dir("c").file("c/y", "")
-            .dir("d").file("d/kept", "").dir("d")
-            .symlink("e", "/outside").file("e", "no link")
-            .dir("f").symlink("f", "a"),
+            .file("a", "first")
+            .file("a", "second")
+            .dir("b")
+            .file("b/x", "")
+            .file("b", "a file now")
+            .file("c", "")
+            .dir("c")
+            .file("c/y", "")
+            .dir("d")
+            .file("d/kept", "")
+            .dir("d")
+            .symlink("e", "/outside")
+            .file("e", "no link")
+            .dir("f")
+            .symlink("f", "a"),
     );
     assert_eq!((fixture.text("a"), fixture.text("b"), fixture.text("e")), ("second".into(), "a file now".into(), "no link".into()));
     assert!(fixture.path("c/y").exists() && fixture.path("d/kept").exists());
@@ -266,8 +300,13 @@ fn missing_parents_are_completed_from_below() {
     below.finish(
         Tar::new()
             .pax(&[("mtime", b"1000.25"), ("SCHILY.xattr.user.kept", b"1")])
-            .entry(EntryType::Directory, "a", "", b"", |h| { h.set_mode(0o1777); h.set_uid(9) })
-            .symlink("lib", "usr/lib").dir("usr").entry(EntryType::Directory, "usr/lib", "", b"", |h| h.set_mode(0o711)),
+            .entry(EntryType::Directory, "a", "", b"", |h| {
+                h.set_mode(0o1777);
+                h.set_uid(9)
+            })
+            .symlink("lib", "usr/lib")
+            .dir("usr")
+            .entry(EntryType::Directory, "usr/lib", "", b"", |h| h.set_mode(0o711)),
     );
     let applied = above.apply(Tar::new().file("a/b/file", "").file("lib/inner", "").dir("own").file("own/x", "")).unwrap();
     assert!(!applied.is_self_contained());
@@ -301,7 +340,10 @@ fn a_dangling_link_leads_to_a_directory_below() {
 #[test]
 fn a_hard_link_brings_its_file_up_from_below() {
     let (below, above) = (Fixture::new(), Fixture::new());
-    below.finish(Tar::new().dir("d").entry(EntryType::Regular, "d/target", "", b"content", |h| { h.set_mode(0o4711); h.set_uid(3) }));
+    below.finish(Tar::new().dir("d").entry(EntryType::Regular, "d/target", "", b"content", |h| {
+        h.set_mode(0o4711);
+        h.set_uid(3)
+    }));
     let stack = || Merged::open([&below.path("")]).unwrap();
     let applied = above.apply(Tar::new().dir("new").hard_link("new/link", "d/target").hard_link("new/second", "d/target")).unwrap();
     applied.finish(&stack()).unwrap();
@@ -317,9 +359,35 @@ fn a_hard_link_brings_its_file_up_from_below() {
 #[test]
 fn layers_are_seen_as_overlayfs_shows_them() {
     let (low, mid, top) = (Fixture::new(), Fixture::new(), Fixture::new());
-    low.finish(Tar::new().dir("d").file("d/low", "low").file("d/hidden", "").dir("o").file("o/low", "").file("f", "low").dir("deep").dir("deep/er"));
-    mid.finish(Tar::new().dir("d").file("d/.wh.hidden", "").file("d/mid", "mid").dir("o").file("o/.wh..wh..opq", "").file("o/mid", "").file("f", "mid"));
-    top.finish(Tar::new().symlink("link", "d/low").symlink("absolute", "/d").symlink("up", "../../../../d/../f").symlink("loop", "loop").file("deep", "file now"));
+    low.finish(
+        Tar::new()
+            .dir("d")
+            .file("d/low", "low")
+            .file("d/hidden", "")
+            .dir("o")
+            .file("o/low", "")
+            .file("f", "low")
+            .dir("deep")
+            .dir("deep/er"),
+    );
+    mid.finish(
+        Tar::new()
+            .dir("d")
+            .file("d/.wh.hidden", "")
+            .file("d/mid", "mid")
+            .dir("o")
+            .file("o/.wh..wh..opq", "")
+            .file("o/mid", "")
+            .file("f", "mid"),
+    );
+    top.finish(
+        Tar::new()
+            .symlink("link", "d/low")
+            .symlink("absolute", "/d")
+            .symlink("up", "../../../../d/../f")
+            .symlink("loop", "loop")
+            .file("deep", "file now"),
+    );
     let merged = Merged::open([&top.path(""), &mid.path(""), &low.path("")]).unwrap();
     let exists = |path: &str| merged.find(Path::new(path)).unwrap().is_some();
     for path in ["d", "d/low", "d/mid", "o/mid", "f", "link", "absolute/low", "/absolute/mid", "up", "deep", "d/../f", ".."] {

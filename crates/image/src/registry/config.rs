@@ -46,8 +46,9 @@ pub struct Registries {
 pub struct RegistryOptions {
     /// Tried in this order, before the registry itself.
     pub mirrors: Vec<Endpoint>,
-    /// Speak http instead of https. Loopback addresses are spoken to so without it.
-    pub http: bool,
+    /// Speak http instead of https. Where it is not said, loopback addresses without a `ca_file` are
+    /// spoken to in http, all others in https.
+    pub http: Option<bool>,
     /// PEM certificates to trust for this host beside the system's.
     pub ca_file: Option<PathBuf>,
 }
@@ -94,7 +95,9 @@ impl Registries {
 
     /// Whether `authority` (host, or host and port) may be spoken to without encryption.
     pub(crate) fn allows_http(&self, authority: &str) -> bool {
-        is_loopback(authority) || self.hosts.get(authority).is_some_and(|options| options.http) || self.is_http_mirror(authority)
+        let options = self.hosts.get(authority);
+        let unsaid = is_loopback(authority) && options.is_none_or(|options| options.ca_file.is_none());
+        options.and_then(|options| options.http).unwrap_or(unsaid) || self.is_http_mirror(authority)
     }
 
     fn is_http_mirror(&self, authority: &str) -> bool {
@@ -167,12 +170,20 @@ mod tests {
     #[test]
     fn only_loopback_and_named_hosts_are_spoken_to_in_the_clear() {
         let registries: Registries = toml::from_str(
-            "[hosts.\"plain.lan\"]\nhttp = true\n[hosts.\"docker.io\"]\nmirrors = [\"http://mirror.lan:5000\", \"https://safe.lan\"]",
+            "[hosts.\"plain.lan\"]\nhttp = true\n[hosts.\"localhost:5443\"]\nca_file = \"/ca\"\n[hosts.\"docker.io\"]\nmirrors = [\"http://mirror.lan:5000\", \"https://safe.lan\"]",
         )
         .unwrap();
         for (authority, clear) in [
-            ("localhost:5000", true), ("127.0.0.9:80", true), ("[::1]:5000", true), ("plain.lan", true), ("mirror.lan:5000", true),
-            ("safe.lan", false), ("example.com", false), ("localhost.evil.com", false), ("127.0.0.1.evil.com", false),
+            ("localhost:5000", true),
+            ("127.0.0.9:80", true),
+            ("[::1]:5000", true),
+            ("plain.lan", true),
+            ("mirror.lan:5000", true),
+            ("localhost:5443", false),
+            ("safe.lan", false),
+            ("example.com", false),
+            ("localhost.evil.com", false),
+            ("127.0.0.1.evil.com", false),
         ] {
             assert_eq!(registries.allows_http(authority), clear, "{authority}");
         }
@@ -183,8 +194,12 @@ mod tests {
     #[test]
     fn an_unknown_key_and_a_malformed_mirror_are_errors() {
         for bad in [
-            "mirors = []", "[hosts.a]\nmirror = []", "[hosts.a]\nmirrors = [\"mirror.lan\"]", "[hosts.a]\nmirrors = [\"ftp://x\"]",
-            "[hosts.a]\nmirrors = [\"https://u:p@x\"]", "stall_timeout_seconds = -1.0",
+            "mirors = []",
+            "[hosts.a]\nmirror = []",
+            "[hosts.a]\nmirrors = [\"mirror.lan\"]",
+            "[hosts.a]\nmirrors = [\"ftp://x\"]",
+            "[hosts.a]\nmirrors = [\"https://u:p@x\"]",
+            "stall_timeout_seconds = -1.0",
         ] {
             assert!(toml::from_str::<Registries>(bad).is_err(), "{bad}");
         }

@@ -10,13 +10,13 @@ use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
 use tokio::sync::Notify;
 
 use super::{Paths, State, Store, blocking};
+use crate::LayerKey;
 use crate::content::Layout;
 use crate::disk::{Workshop, create_directory, list};
 use crate::image::{Catalog, Image};
 use crate::record::{self, ImageRecord, LayerRecord};
 use crate::registry::{Client, Registries};
 use crate::usage::Sampler;
-use crate::LayerKey;
 
 impl Store {
     /// Opens the store at `root` (`/var/lib/coracle`), with its volatile records in `runtime`, which must
@@ -113,10 +113,8 @@ fn layers(paths: &Paths, workshop: &Workshop, boot: &str) -> Result<HashMap<Laye
 fn images(paths: &Paths, layout: &Layout, layers: &HashMap<LayerKey, LayerRecord>) -> Result<Vec<Arc<Image>>> {
     let directory = paths.root.join("records");
     let names = list(&directory)?.into_iter().filter(|name| name.ends_with(".json"));
-    let mut records: Vec<(PathBuf, ImageRecord)> = names
-        .map(|name| directory.join(name))
-        .filter_map(|path| record::load::<ImageRecord>(&path).map(|record| (path, record)))
-        .collect();
+    let mut records: Vec<(PathBuf, ImageRecord)> =
+        names.map(|name| directory.join(name)).filter_map(|path| record::load::<ImageRecord>(&path).map(|record| (path, record))).collect();
     keep_latest_tags(&mut records);
     let mut images = Vec::new();
     for (path, record) in records {

@@ -11,8 +11,8 @@ use coracle_sys::mount::{self as attribute, Change, change};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, open};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags as Flags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
-    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags as Flags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 use rustix::process::chdir;
 
@@ -129,7 +129,8 @@ impl Bind<'_> {
         let recursive = if self.recursive { OpenTreeFlags::AT_RECURSIVE } else { OpenTreeFlags::empty() };
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | recursive;
         let mount = open_tree(CWD, self.source, flags).or_fault("opening the source of the mount", &subject)?;
-        let leaf = if is_directory(mount.as_fd()).or_fault("reading the source of the mount", &subject)? { MOUNT_POINT } else { Leaf::File };
+        let leaf =
+            if is_directory(mount.as_fd()).or_fault("reading the source of the mount", &subject)? { MOUNT_POINT } else { Leaf::File };
         let propagation = u64::from(propagation_flag(self.propagation).bits());
         change(mount.as_fd(), Change { propagation, recursive: true, ..Change::default() })
             .or_fault("setting the propagation of the mount", &subject)?;

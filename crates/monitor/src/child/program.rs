@@ -70,7 +70,8 @@ struct Program {
 
 impl Program {
     fn new(process: &Process) -> Result<Self> {
-        let name = process.arguments.first().filter(|name| !name.0.is_empty()).ok_or(Errno::INVAL).or_fault("finding", "a program to run")?;
+        let name =
+            process.arguments.first().filter(|name| !name.0.is_empty()).ok_or(Errno::INVAL).or_fault("finding", "a program to run")?;
         let strings = |list: &[Bytes]| list.iter().map(c_string).collect::<Result<Vec<_>>>();
         Ok(Self {
             candidates: candidates(&name.0, search_path(&process.environment)).iter().map(c_string).collect::<Result<_>>()?,

@@ -102,9 +102,12 @@ impl AsFd for Root {
 
 /// Puts a path's names on a stack, the first on top. `..` is left to the kernel, which knows where it leads.
 fn push_names(stack: &mut Vec<OsString>, path: &Path) {
-    stack.extend(path.components().rev().filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir)).map(|part| {
-        part.as_os_str().to_owned()
-    }));
+    stack.extend(
+        path.components()
+            .rev()
+            .filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir))
+            .map(|part| part.as_os_str().to_owned()),
+    );
 }
 
 fn make_one(parent: BorrowedFd<'_>, name: &OsStr, leaf: Leaf) -> Result<(), Errno> {

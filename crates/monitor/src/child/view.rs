@@ -46,13 +46,8 @@ impl View {
                 self.reopen_if_covered(target)
             }
             Step::Bind { source, target, recursive, flags, flags_recursive, propagation } => {
-                let bind = mount::Bind {
-                    source,
-                    recursive: *recursive,
-                    flags,
-                    flags_recursive: *flags_recursive,
-                    propagation: *propagation,
-                };
+                let bind =
+                    mount::Bind { source, recursive: *recursive, flags, flags_recursive: *flags_recursive, propagation: *propagation };
                 bind.mount(&self.root, target)?;
                 self.reopen_if_covered(target)
             }

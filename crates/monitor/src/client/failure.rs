@@ -20,10 +20,12 @@ pub(super) fn from(fault: Fault) -> Failure {
 }
 
 fn hint(fault: &Fault) -> Option<&'static str> {
-    let error = Errno::from_raw_os_error(fault.errno);
+    let error = Errno::from_io_error(&io::Error::from_raw_os_error(fault.errno))?;
     match (fault.stage.as_str(), error) {
         ("finding the program", Errno::NOENT) => Some("it is not in the image, or not in the container's PATH"),
-        ("executing the program", Errno::ACCESS) => Some("it is not executable for the container's user, or its file system is mounted noexec"),
+        ("executing the program", Errno::ACCESS) => {
+            Some("it is not executable for the container's user, or its file system is mounted noexec")
+        }
         ("executing the program", Errno::NOEXEC) => Some("it is built for another architecture, or is a script without #!"),
         ("mounting the layers on", Errno::INVAL) => Some("the kernel log names the layer or option it refuses"),
         ("making namespaces", Errno::NOSPC) => Some("see the limits in /proc/sys/user/max_*_namespaces"),

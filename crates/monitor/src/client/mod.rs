@@ -93,7 +93,8 @@ impl Monitor {
 
     async fn send(&self, request: Request, descriptors: Vec<OwnedFd>, exited: Option<(String, oneshot::Sender<i32>)>) -> Result<Reply> {
         let (reply, answer) = oneshot::channel();
-        let gone = || Failure::new("asking the monitor", format_args!("process {}", self.pid), "it has gone away").kind(FailureKind::Unavailable);
+        let gone =
+            || Failure::new("asking the monitor", format_args!("process {}", self.pid), "it has gone away").kind(FailureKind::Unavailable);
         self.outgoing.send(Outgoing { request, descriptors, reply, exited }).await.map_err(|_| gone())?;
         match answer.await.map_err(|_| gone())? {
             Reply::Failed(fault) => Err(failure::from(fault).into()),

@@ -134,10 +134,8 @@ impl Monitor {
     }
 
     fn wait(&self, patience: Option<&Timespec>) -> std::result::Result<Vec<(Source, PollFlags)>, Errno> {
-        let (sources, mut polled): (Vec<Source>, Vec<PollFd<'_>>) = self
-            .sources()
-            .map(|(source, descriptor, interest)| (source, PollFd::from_borrowed_fd(descriptor, interest)))
-            .unzip();
+        let (sources, mut polled): (Vec<Source>, Vec<PollFd<'_>>) =
+            self.sources().map(|(source, descriptor, interest)| (source, PollFd::from_borrowed_fd(descriptor, interest))).unzip();
         match poll(&mut polled, patience) {
             Err(Errno::INTR) => Ok(Vec::new()),
             done => done.map(|_| {
@@ -152,16 +150,19 @@ impl Monitor {
         let listener = (!self.deaf).then(|| (Source::Listener, self.listener.as_fd(), input));
         let outputs = self.containers.values().flat_map(move |container| {
             let serial = container.serial;
-            container.streams.iter().enumerate().map(move |(stream, source)| {
-                (Source::Output { container: serial, stream }, source.as_fd(), input)
-            })
+            container
+                .streams
+                .iter()
+                .enumerate()
+                .map(move |(stream, source)| (Source::Output { container: serial, stream }, source.as_fd(), input))
         });
-        let launches = self.launches.iter().filter(|(_, launch)| !launch.silent).map(move |(pid, launch)| {
-            (Source::Launch(*pid), launch.listening.as_fd(), input)
-        });
-        let connections = self.connections.iter().map(|(number, connection)| {
-            (Source::Connection(*number), connection.as_fd(), connection.interest())
-        });
+        let launches = self
+            .launches
+            .iter()
+            .filter(|(_, launch)| !launch.silent)
+            .map(move |(pid, launch)| (Source::Launch(*pid), launch.listening.as_fd(), input));
+        let connections =
+            self.connections.iter().map(|(number, connection)| (Source::Connection(*number), connection.as_fd(), connection.interest()));
         let signals = (Source::Signals, self.signals.as_fd(), input);
         outputs.chain(launches).chain(connections).chain(listener).chain([signals])
     }

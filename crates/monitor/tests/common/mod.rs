@@ -81,7 +81,10 @@ impl Pod {
             network: true,
             ipc: true,
             hostname: Some("pod-one".to_owned()),
-            sysctls: vec![("net.ipv4.ip_unprivileged_port_start".to_owned(), "79".to_owned()), ("kernel.shm_rmid_forced".to_owned(), "1".to_owned())],
+            sysctls: vec![
+                ("net.ipv4.ip_unprivileged_port_start".to_owned(), "79".to_owned()),
+                ("kernel.shm_rmid_forced".to_owned(), "1".to_owned()),
+            ],
             share_pid: false,
         };
         change(&mut prepare);
@@ -169,13 +172,21 @@ pub struct ExecStreams {
 
 impl Drop for Pod {
     fn drop(&mut self) {
-        let mut client = Client::connect(self.directory.path());
-        client.call(Request::Shutdown);
-        self.child.wait().unwrap();
+        // Not through the client, which panics: there may be a panic under way.
+        let frame = br#"{"id":1,"request":"Shutdown"}"#;
+        let asked = UnixStream::connect(self.path("monitor.sock"))
+            .and_then(|mut stream| stream.write_all(&[&(frame.len() as u32).to_le_bytes()[..], frame].concat()));
+        if asked.is_err() {
+            let _ = self.child.kill();
+        }
+        let ended = self.child.wait();
         for pin in ["net", "ipc", "uts", "pid"] {
             let _ = unmount(self.path("pins").join(pin), UnmountFlags::DETACH);
         }
-        eprint!("{}", fs::read_to_string(self.path("monitor.log")).unwrap());
+        eprint!("{}", fs::read_to_string(self.path("monitor.log")).unwrap_or_default());
+        if !std::thread::panicking() {
+            assert!(ended.unwrap().success());
+        }
     }
 }
 
@@ -281,7 +292,10 @@ pub fn make_image(path: &Path) {
         fs::create_dir_all(path.join(name)).unwrap();
     }
     fs::copy(BUSYBOX, path.join("bin/busybox")).unwrap();
-    for name in ["sh", "cat", "sleep", "ls", "id", "mount", "true", "yes", "head", "dd", "tr", "readlink", "grep", "tty", "hostname", "seq", "test", "kill", "ps"] {
+    for name in [
+        "sh", "cat", "sleep", "ls", "id", "mount", "true", "yes", "head", "dd", "tr", "readlink", "grep", "tty", "hostname", "seq", "test",
+        "kill", "ps",
+    ] {
         std::os::unix::fs::symlink("busybox", path.join("bin").join(name)).unwrap();
     }
     fs::write(path.join("etc/group"), "root:x:0:\n").unwrap();
@@ -343,9 +357,13 @@ pub fn usual_steps(layers: Step, file: &Path) -> Vec<Step> {
         steps.push(device(&format!("/dev/{name}"), 1, minor));
     }
     steps.push(device("/dev/tty", 5, 0));
-    for (name, content) in
-        [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx")]
-    {
+    for (name, content) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+        ("ptmx", "pts/ptmx"),
+    ] {
         steps.push(Step::Symlink { target: Path::new("/dev").join(name), content: content.into() });
     }
     steps.push(Step::PivotRoot);

@@ -1,0 +1,88 @@
+//! Measures, and asserts nothing: `cargo test --release -p coracle-monitor --test speed -- --ignored --nocapture`.
+//! `CORACLE_MONITOR` names the binary to measure, which should be the static one.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use coracle_monitor::protocol::*;
+
+mod common;
+use common::*;
+
+fn median(mut times: Vec<Duration>) -> String {
+    times.sort_unstable();
+    format!("median {:?}, least {:?}", times[times.len() / 2], times[0])
+}
+
+fn private(pid: u32) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let of = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.split_whitespace().next()?.parse::<u64>().ok()).unwrap();
+    format!("{} KiB private ({} dirty), {} KiB PSS", of("Private_Clean:") + of("Private_Dirty:"), of("Private_Dirty:"), of("Pss:"))
+}
+
+#[test]
+#[ignore = "measures"]
+fn how_long_and_how_large() {
+    if !possible() {
+        return;
+    }
+    let mut prepares = Vec::new();
+    for share_pid in [false, true] {
+        for _ in 0..20 {
+            let mut pod = Pod::new();
+            let begun = Instant::now();
+            assert_eq!(pod.prepare(|prepare| prepare.share_pid = share_pid), Reply::Done);
+            prepares.push(begun.elapsed());
+        }
+        eprintln!("prepare (shared pid namespace: {share_pid}): {}", median(std::mem::take(&mut prepares)));
+    }
+    let mut pod = Pod::new();
+    std::thread::sleep(Duration::from_millis(1500));
+    eprintln!("idle, bare: {}", private(pod.pid()));
+    pod.prepare(|prepare| prepare.share_pid = true);
+    std::thread::sleep(Duration::from_millis(1500));
+    eprintln!("idle, prepared: {}", private(pod.pid()));
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", pod.pid())).unwrap();
+    eprintln!("init: {}", private(children.trim().parse().unwrap()));
+    let mut starts = Vec::new();
+    for number in 0..50 {
+        let plan = pod.plan("sleep 1000");
+        let id = format!("c{number}");
+        let begun = Instant::now();
+        pod.start(&id, &plan);
+        starts.push(begun.elapsed());
+        if number == 0 {
+            std::thread::sleep(Duration::from_millis(1500));
+            eprintln!("idle, one container: {}", private(pod.pid()));
+        } else {
+            pod.client.call(Request::Signal { target: Target::Container(id.clone()), signal: 9 });
+            pod.client.exit_of(&id);
+            pod.client.call(Request::Forget { container: id });
+        }
+    }
+    eprintln!("start: {}", median(starts));
+    let (mut begins, mut ends) = (Vec::new(), Vec::new());
+    for number in 0..100 {
+        let begun = Instant::now();
+        let name = format!("x{number}");
+        let (reply, _streams) = pod.exec(&name, "c0", process(&["/bin/true"]));
+        assert!(matches!(reply, Reply::Started { .. }));
+        begins.push(begun.elapsed());
+        pod.client.exec_exit(&name);
+        ends.push(begun.elapsed());
+    }
+    eprintln!("exec until executed: {}", median(begins));
+    eprintln!("exec until ended: {}", median(ends));
+    std::thread::sleep(Duration::from_millis(1500));
+    eprintln!("idle, after all that: {}", private(pod.pid()));
+    let plan = pod.plan(
+        "yes 0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789 | head -c 1000000000",
+    );
+    let begun = Instant::now();
+    pod.start("flood", &plan);
+    pod.client.exit_of("flood");
+    let elapsed = begun.elapsed();
+    eprintln!("log of 1 GB in lines of 100 bytes: {:.0} MB/s", 1000.0 / elapsed.as_secs_f64());
+    std::thread::sleep(Duration::from_millis(1500));
+    eprintln!("idle, after the flood: {}", private(pod.pid()));
+}
