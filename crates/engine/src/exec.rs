@@ -74,8 +74,8 @@ pub(crate) async fn run(container: &ContainerView, live: &Live, request: Request
             return Err(Failure::new("running a command in container", subject, problem).kind(FailureKind::TimedOut).into());
         }
     };
-    stdout.take();
-    stderr.take();
+    stdout.drain();
+    stderr.drain();
     Ok(ExecOutput { stdout: stdout.kept, stderr: stderr.kept, exit_code })
 }
 
@@ -140,20 +140,25 @@ impl Capture {
     }
 
     async fn read_to_end(&mut self) {
-        while self.pipe.readable().await.is_ok() && self.take() != Taken::End {}
+        while self.pipe.readable().await.is_ok() && self.take(|pipe, buffer| pipe.try_read(buffer)) != Taken::End {}
     }
 
-    /// Takes what is there, and does not wait for more.
-    fn take(&mut self) -> Taken {
+    /// Takes what is there, and does not wait for more. Asks the kernel: the runtime may not have heard yet.
+    fn drain(&mut self) {
+        self.take(|pipe, buffer| Ok(rustix::io::read(pipe, buffer)?));
+    }
+
+    fn take(&mut self, read: impl Fn(&pipe::Receiver, &mut [u8]) -> io::Result<usize>) -> Taken {
         let mut buffer = [0; 16 << 10];
         loop {
-            match self.pipe.try_read(&mut buffer) {
+            match read(&self.pipe, &mut buffer) {
                 Ok(0) => return Taken::End,
                 Ok(length) => {
                     let room = OUTPUT_LIMIT - self.kept.len();
                     self.kept.extend_from_slice(&buffer[..length.min(room)]);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Taken::Everything,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return Taken::End,
             }
         }
@@ -185,7 +190,7 @@ mod tests {
     async fn what_is_there_is_taken_without_waiting_for_the_end() {
         let (mut capture, writer) = Capture::new().unwrap();
         rustix::io::write(&writer, b"said").unwrap();
-        capture.take();
+        capture.drain();
         assert_eq!(capture.kept, b"said");
     }
 }

@@ -126,3 +126,53 @@ fn resolve<K: IdKind + Clone + Eq + std::hash::Hash>(table: &HashMap<Id<K>, impl
         (Some(_), Some(_)) => Err(Refusal::invalid("id", format!("{name:?} begins more than one {}'s id", K::NOUN)).into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use coracle_domain::Error;
+
+    use super::*;
+    use crate::testing;
+
+    fn publish(index: &Index, seed: u8) -> PodId {
+        let entry = testing::entry(seed);
+        let id = entry.view.id.clone();
+        index.publish(entry);
+        id
+    }
+
+    #[test]
+    fn a_pod_is_found_by_id_by_the_unique_start_of_one_and_by_name() {
+        let index = Index::default();
+        let (first, second) = (publish(&index, 0x10), publish(&index, 0x11));
+        assert_eq!(index.pod(first.as_str()).unwrap().view.id, first);
+        assert_eq!(index.pod(&second.as_str()[..2]).unwrap().view.id, second);
+        assert!(matches!(index.pod("1"), Err(Error::Refused(Refusal::Invalid { .. }))));
+        assert!(matches!(index.pod("2"), Err(Error::Refused(Refusal::NotFound { .. }))));
+        assert!(matches!(index.pod(""), Err(Error::Refused(Refusal::Invalid { .. }))));
+        assert_eq!(index.named(&testing::record(0x11).request.metadata).map(|pod| pod.id.clone()), Some(second));
+    }
+
+    #[test]
+    fn what_is_published_again_replaces_what_was_there() {
+        let index = Index::default();
+        let id = publish(&index, 1);
+        let container = testing::entry(1).view.containers[0].id.clone();
+        assert_eq!(index.container(container.as_str()).unwrap().0.pod, id);
+        let mut without = testing::entry(1);
+        without.view = Arc::new(PodView { containers: Vec::new(), ..(*without.view).clone() });
+        index.publish(without);
+        assert!(index.container(container.as_str()).is_err());
+        assert_eq!(index.pods().len(), 1);
+    }
+
+    #[test]
+    fn what_is_withdrawn_is_in_no_table() {
+        let index = Index::default();
+        let id = publish(&index, 1);
+        index.withdraw(&id);
+        assert!(index.pods().is_empty() && index.pod(id.as_str()).is_err() && index.live(&id).is_none());
+        assert!(index.named(&testing::record(1).request.metadata).is_none());
+        assert!(index.container(testing::entry(1).view.containers[0].id.as_str()).is_err());
+    }
+}

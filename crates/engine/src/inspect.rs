@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use coracle_domain::{ContainerId, PodId};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::Shared;
 
@@ -41,15 +41,40 @@ pub(crate) fn container(shared: &Shared, id: &ContainerId) -> BTreeMap<String, S
     BTreeMap::from([("info".to_owned(), info.to_string())])
 }
 
-/// The Plan without the environment's values, which may be secrets.
-fn plan(path: &std::path::Path) -> Option<serde_json::Value> {
-    let mut plan: serde_json::Value = crate::record::read(path).ok()?;
-    if let Some(environment) = plan.pointer_mut("/process/environment").and_then(serde_json::Value::as_array_mut) {
+/// The Plan without the environment's values, which may be secrets, and without the compiled filter, which nobody can
+/// read and which is longer than all the rest.
+fn plan(path: &std::path::Path) -> Option<Value> {
+    let mut plan: Value = crate::record::read(path).ok()?;
+    if let Some(environment) = plan.pointer_mut("/process/environment").and_then(Value::as_array_mut) {
         for variable in environment {
-            if let Some((name, _)) = variable.as_str().and_then(|text| text.split_once('=')) {
-                *variable = format!("{name}=…").into();
-            }
+            *variable = match variable.as_str().and_then(|text| text.split_once('=')) {
+                Some((name, _)) => format!("{name}=…").into(),
+                None => "…".into(),
+            };
         }
     }
+    if let Some(program) = plan.pointer_mut("/process/seccomp/program") {
+        *program = format!("{} bytes of base64", program.as_str().unwrap_or_default().len()).into();
+    }
     Some(plan)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shown_plan_keeps_secrets_and_filters_to_itself() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("plan.json");
+        let stored = json!({"process": {
+            "environment": ["TOKEN=hunter2", {"base64": "aHVudGVyMg=="}],
+            "seccomp": {"program": "AAAA", "flags": 0},
+            "arguments": ["true"],
+        }});
+        std::fs::write(&path, stored.to_string()).unwrap();
+        let shown = plan(&path).unwrap().to_string();
+        assert!(shown.contains("TOKEN=…") && shown.contains("4 bytes of base64") && shown.contains("true"), "{shown}");
+        assert!(!shown.contains("hunter2") && !shown.contains("aHVu") && !shown.contains("AAAA"), "{shown}");
+    }
 }

@@ -25,6 +25,8 @@ mod pod;
 mod process;
 mod record;
 mod stats;
+#[cfg(test)]
+mod testing;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::DirBuilder;

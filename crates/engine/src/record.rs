@@ -113,3 +113,33 @@ pub(crate) fn replace(path: &Path, value: &impl Serialize) -> std::io::Result<()
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> std::io::Result<T> {
     Ok(serde_json::from_reader(std::io::BufReader::new(File::open(path)?))?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn a_record_comes_back_as_it_was_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("record.json");
+        let record = testing::record(7);
+        record.save(&path).unwrap();
+        let read = PodRecord::load(&path).unwrap();
+        assert_eq!((read.id, read.request, read.phase), (record.id.clone(), record.request.clone(), record.phase));
+        assert!(!path.with_extension("new").exists());
+    }
+
+    #[test]
+    fn a_record_that_is_cut_off_or_of_another_version_is_an_error_that_names_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("record.json");
+        testing::record(7).save(&path).unwrap();
+        let whole = fs::read(&path).unwrap();
+        for content in [&whole[..whole.len() / 2], b"", b"\0\0\0\0", b"{\"V9\":{}}"] {
+            fs::write(&path, content).unwrap();
+            let error = PodRecord::load(&path).unwrap_err().to_string();
+            assert!(error.contains("record.json"), "{error}");
+        }
+    }
+}

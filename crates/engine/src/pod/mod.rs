@@ -67,6 +67,12 @@ pub(crate) enum Command {
 pub(crate) struct Handle(mpsc::Sender<Command>);
 
 impl Handle {
+    /// The way to an owner that has gone.
+    #[cfg(test)]
+    pub(crate) fn to_nobody() -> Self {
+        Self(mpsc::channel(1).0)
+    }
+
     /// Puts a command into the inbox and waits for its answer. `None`: the pod is gone.
     ///
     /// The command is carried out even if the caller does not wait.

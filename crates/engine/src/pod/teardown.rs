@@ -38,7 +38,7 @@ impl Subject {
             containers: record.containers.iter().map(|container| container.id.clone()).collect(),
             cgroup_parent: record.request.cgroup_parent.clone(),
             monitor: record.monitor.clone(),
-            lease: record.lease.clone(),
+            lease: record.lease,
         }
     }
 
