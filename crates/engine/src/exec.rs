@@ -17,6 +17,7 @@ use coracle_plan::Cgroups;
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::PipeFlags;
 use tokio::net::unix::pipe;
+use tokio::task::JoinHandle;
 
 use crate::cgroups::blocking;
 use crate::deadline::{SET_UP, within};
@@ -51,7 +52,7 @@ pub(crate) async fn run(container: &ContainerView, live: &Live, request: Request
         return Err(Refusal::wrong_state(format!("container {} is not running", container.id)).into());
     };
     let subject = container.id.as_str();
-    let leaf = Leaf::make(target, &request.name).await?;
+    let mut leaf = Leaf::make(target, &request.name).await?;
     let (mut stdout, stdout_end) = Capture::new().during("making pipes for an exec in container", subject)?;
     let (mut stderr, stderr_end) = Capture::new().during("making pipes for an exec in container", subject)?;
     let exec = Exec {
@@ -70,6 +71,8 @@ pub(crate) async fn run(container: &ContainerView, live: &Live, request: Request
         code = running.exited => code.during("waiting for an exec in container", subject)?,
         () = reading => return Err(lost(subject)),
         () = passed(request.limit) => {
+            // The caller may look at once whether anything is left.
+            leaf.end().await;
             let problem = format!("no end after {} s", request.limit.unwrap_or_default().as_secs_f32());
             return Err(Failure::new("running a command in container", subject, problem).kind(FailureKind::TimedOut).into());
         }
@@ -94,7 +97,7 @@ fn null() -> io::Result<OwnedFd> {
     Ok(rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-/// The cgroup of one exec; killed and removed when dropped, off the caller's path.
+/// The cgroup of one exec; its processes are killed and it is removed when dropped, off the caller's path.
 struct Leaf(Option<ExecLeaf>);
 
 impl Leaf {
@@ -106,16 +109,29 @@ impl Leaf {
     fn cgroups(&self) -> Cgroups {
         self.0.as_ref().map(|leaf| Cgroups { unified: leaf.dir.clone(), join: leaf.join.clone() }).unwrap_or_default()
     }
+
+    /// Kills its processes and waits until they are gone.
+    async fn end(&mut self) {
+        if let Some(ending) = self.ending() {
+            // It cannot fail but by a panic, which was reported.
+            let _ = ending.await;
+        }
+    }
+
+    /// Starts to end it, unless that was done.
+    fn ending(&mut self) -> Option<JoinHandle<()>> {
+        let leaf = self.0.take()?;
+        Some(tokio::task::spawn_blocking(move || {
+            if let Err(error) = leaf.remove() {
+                tracing::warn!(%error, "the cgroup of an exec is left for its container's end");
+            }
+        }))
+    }
 }
 
 impl Drop for Leaf {
     fn drop(&mut self) {
-        let Some(leaf) = self.0.take() else { return };
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = leaf.remove() {
-                tracing::warn!(%error, "the cgroup of an exec is left for its container's end");
-            }
-        });
+        drop(self.ending());
     }
 }
 
