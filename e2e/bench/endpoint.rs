@@ -1,6 +1,6 @@
 //! An endpoint under measurement, and the pods it is asked for.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -175,18 +175,13 @@ impl Endpoint {
 
     /// The runtime's own processes: the daemon and what it keeps for each pod; never the workload.
     pub(crate) fn runtime_processes(&self) -> Vec<i32> {
-        let daemon = machine::program(self.daemon);
-        machine::processes_of(|path| {
+        let family = machine::family(self.daemon);
+        machine::processes_of(|file, name| {
             if self.processes.is_empty() {
-                daemon.as_ref().is_some_and(|daemon| begins_with(path, daemon))
+                file.is_some_and(|file| family.contains(&file))
             } else {
-                path.file_name().is_some_and(|name| self.processes.iter().any(|wanted| name == wanted.as_str()))
+                self.processes.iter().any(|wanted| name == wanted)
             }
         })
     }
-}
-
-/// Whether a program's path begins with another's as text: `coracle-monitor` belongs to `coracle`.
-fn begins_with(path: &Path, daemon: &Path) -> bool {
-    path.to_string_lossy().starts_with(&*daemon.to_string_lossy())
 }

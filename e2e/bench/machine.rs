@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 /// Memory of a set of processes, in KiB (`/proc/<pid>/smaps_rollup`).
@@ -54,17 +54,36 @@ pub(crate) fn memory(processes: &[i32]) -> Memory {
     sum
 }
 
-/// The ids of processes whose program is accepted.
-pub(crate) fn processes_of(accept: impl Fn(&Path) -> bool) -> Vec<i32> {
-    let all = coracle_e2e::host::processes().into_iter();
-    all.filter(|pid| program(*pid).is_some_and(|path| accept(&path))).collect()
+/// A file, whatever name it is known by: device and inode.
+pub(crate) type FileId = (u64, u64);
+
+/// The file at a path; links are followed, so that of `/proc/<pid>/exe` is the program.
+///
+/// The text of that link is no use: a process that has left the host's mounts behind shows none.
+pub(crate) fn file_id(path: &Path) -> Option<FileId> {
+    fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
-/// The program that a process runs.
-pub(crate) fn program(pid: i32) -> Option<PathBuf> {
-    let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
-    let text = path.to_str()?;
-    Some(text.strip_suffix(" (deleted)").unwrap_or(text).into())
+/// The ids of processes that are accepted by their program's file and the name they were started by.
+pub(crate) fn processes_of(accept: impl Fn(Option<FileId>, &str) -> bool) -> Vec<i32> {
+    let mut processes = coracle_e2e::host::processes();
+    processes.retain(|pid| {
+        let command = coracle_e2e::host::command_line(*pid);
+        let name = command.split(' ').next().and_then(|program| program.rsplit('/').next()).unwrap_or_default();
+        accept(file_id(Path::new(&format!("/proc/{pid}/exe"))), name)
+    });
+    processes
+}
+
+/// The files beside a process's program, and itself, whose names begin with its name.
+pub(crate) fn family(pid: i32) -> Vec<FileId> {
+    let Ok(program) = fs::read_link(format!("/proc/{pid}/exe")) else { return Vec::new() };
+    let (Some(directory), Some(name)) = (program.parent(), program.file_name()) else { return Vec::new() };
+    let name = name.to_string_lossy();
+    let beside = fs::read_dir(directory).into_iter().flatten().flatten();
+    let relatives =
+        beside.filter(|entry| entry.file_name().to_string_lossy().starts_with(&*name)).filter_map(|entry| file_id(&entry.path()));
+    relatives.chain(file_id(Path::new(&format!("/proc/{pid}/exe")))).collect()
 }
 
 /// The room that a directory takes on disk, in MiB; other file systems mounted below it do not count.

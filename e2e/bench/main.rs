@@ -28,7 +28,7 @@ use crate::report::Report;
 #[command(name = "bench")]
 struct Arguments {
     /// `unix:///PATH` with, after commas, `name=NAME`, `handler=HANDLER`, `process=PROGRAM[+PROGRAM]` (what counts as
-    /// the runtime's; default: programs whose path begins with that of the process that serves the socket) and
+    /// the runtime's; default: the program that serves the socket and those beside it whose names begin with its name) and
     /// `data=DIRECTORY` (for the disk growth of a pull); once or twice
     #[arg(long = "endpoint", required = true, value_name = "ENDPOINT")]
     endpoints: Vec<EndpointSpec>,

@@ -64,7 +64,7 @@ impl Daemon {
     }
 
     /// Asks it to end (SIGTERM) and waits until it has. Kills it if it does not.
-    pub(crate) fn terminate(&mut self) -> ExitStatus {
+    pub(crate) async fn terminate(&mut self) -> ExitStatus {
         if let Some(pid) = Pid::from_raw(self.pid()) {
             let _ = kill_process(pid, Signal::TERM);
         }
@@ -73,7 +73,8 @@ impl Daemon {
             if let Ok(Some(status)) = self.process.try_wait() {
                 return status;
             }
-            std::thread::sleep(Duration::from_millis(10));
+            // The client lives in this thread: it must be able to hear that the server leaves.
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
         self.kill();
         ExitStatus::from_raw(9)

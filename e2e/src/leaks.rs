@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -67,8 +68,8 @@ impl Footprint {
         found
     }
 
-    /// Processes whose program, working directory, root, arguments or open files lie in the scratch directory,
-    /// or which are in one of the node's cgroups.
+    /// Processes whose program, working directory or root lies in the scratch directory, or which are in one of the
+    /// node's cgroups.
     pub fn processes(&self) -> Vec<i32> {
         let own = i32::try_from(std::process::id()).unwrap_or_default();
         host::processes().into_iter().filter(|&pid| pid != own && host::is_alive(pid) && self.owns(pid)).collect()
@@ -77,18 +78,17 @@ impl Footprint {
     fn owns(&self, pid: i32) -> bool {
         let link = |name: &str| fs::read_link(format!("/proc/{pid}/{name}")).is_ok_and(|path| path.starts_with(&self.scratch));
         let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-        let in_cgroup =
-            cgroups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(|path| path.split('/').any(|part| part == self.cgroup_root));
-        let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        let mut targets = files.filter_map(|file| fs::read_link(file.path()).ok());
-        // Only programs of the runtime's: a test's own helpers may read a log in the scratch directory.
-        let mut by_file = || self.is_runtime(pid) && targets.any(|target| target.starts_with(&self.scratch));
-        in_cgroup || link("exe") || link("cwd") || link("root") || by_file()
+        let paths = cgroups.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+        let in_cgroup = || paths.into_iter().any(|path| path.split('/').any(|part| part == self.cgroup_root));
+        self.runs_monitor(pid) || link("exe") || link("cwd") || link("root") || in_cgroup()
     }
 
-    fn is_runtime(&self, pid: i32) -> bool {
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        name.starts_with("coracle")
+    /// Whether the process runs the node's own copy of the monitor. The text of its `exe` link tells nothing, since a
+    /// monitor has left the host's mounts behind; the file it leads to does.
+    fn runs_monitor(&self, pid: i32) -> bool {
+        let file = |path: &Path| fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
+        let ours = file(&self.scratch.join("bin/coracle-monitor"));
+        ours.is_some() && file(Path::new(&format!("/proc/{pid}/exe"))) == ours
     }
 
     /// Mount points below the scratch directory, innermost last.

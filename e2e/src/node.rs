@@ -123,8 +123,8 @@ impl Node {
     }
 
     /// Asks the daemon to end (SIGTERM); how it ended.
-    pub fn terminate_daemon(&mut self) -> std::process::ExitStatus {
-        self.daemon.take().expect("the node has a daemon of its own").terminate()
+    pub async fn terminate_daemon(&mut self) -> std::process::ExitStatus {
+        self.daemon.take().expect("the node has a daemon of its own").terminate().await
     }
 
     /// Pushes an image to the node's registry.
@@ -208,7 +208,7 @@ impl Node {
         let listed = self.pods().await;
         assert!(listed.is_empty(), "pods are listed after they were removed: {listed:?}");
         if !self.target.is_foreign() {
-            self.check_leaks(&expected);
+            self.check_leaks(&expected).await;
         }
         self.finished = true;
     }
@@ -228,11 +228,13 @@ impl Node {
         self.footprint.remains(&self.expected())
     }
 
-    fn check_leaks(&mut self, expected: &Expected) {
+    async fn check_leaks(&mut self, expected: &Expected) {
         let left = self.footprint.remains(expected);
         assert!(left.is_empty(), "left after every pod was removed:\n{}", left.join("\n"));
-        let ending = self.daemon.take().map(|mut daemon| daemon.terminate());
-        assert!(ending.is_none_or(|status| status.success()), "the daemon's end: {ending:?}");
+        if let Some(mut daemon) = self.daemon.take() {
+            let ending = daemon.terminate().await;
+            assert!(ending.success(), "the daemon's end: {ending}");
+        }
         let left = self.footprint.remains(expected);
         assert!(left.is_empty(), "left after the daemon's end:\n{}", left.join("\n"));
         let stuck = self.footprint.remove_node();
@@ -252,16 +254,20 @@ impl Node {
         i32::try_from(self.registry.pid()).into_iter().collect()
     }
 
-    /// Puts the programs into the scratch directory, so that every process of this node's can be told by its path.
+    /// Puts the programs into the scratch directory, so that every process of this node's can be told by its program:
+    /// the daemon's by its path, a monitor's by its file, of which each node has a copy.
     fn install(&self) {
         let directory = self.scratch.path().join("bin");
         fs::create_dir_all(&directory).expect("making a directory");
-        for name in ["coracle", "coracle-monitor"] {
+        let copy = |name: &str, linked: bool| {
             let source = self.target.binary.with_file_name(name);
             let (source, to) = (fs::canonicalize(&source).unwrap_or(source), directory.join(name));
-            let copied = fs::hard_link(&source, &to).or_else(|_| fs::copy(&source, &to).map(drop));
+            let link = if linked { fs::hard_link(&source, &to) } else { Err(std::io::ErrorKind::Unsupported.into()) };
+            let copied = link.or_else(|_| fs::copy(&source, &to).map(drop));
             copied.unwrap_or_else(|error| panic!("{}: {error}; build with hack/build first", source.display()));
-        }
+        };
+        copy("coracle", true);
+        copy("coracle-monitor", false);
         fs::write(self.scratch.path().join("config.toml"), self.config()).expect("writing the daemon's configuration");
     }
 

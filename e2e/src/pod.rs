@@ -154,10 +154,13 @@ impl Container {
         .await;
     }
 
-    /// The host's ids of its processes, by the cgroups whose names hold the container's id.
+    /// The host's ids of its living processes, by the cgroups whose names hold the container's id.
     pub fn host_pids(&self) -> Vec<i32> {
         let mut pids = crate::host::processes();
-        pids.retain(|pid| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|cgroups| cgroups.contains(&self.id)));
+        pids.retain(|&pid| {
+            crate::host::is_alive(pid)
+                && std::fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|cgroups| cgroups.contains(&self.id))
+        });
         pids.sort_unstable();
         pids
     }

@@ -47,8 +47,8 @@ async fn an_empty_id_never_means_any() {
     }
     let image = node.busybox().await;
     let container = node.pod("only").await.start(&ContainerSpec::new("c", &image)).await;
-    node.refused(node.cri.status("").await, Code::InvalidArgument, "container");
-    node.refused(node.cri.pod_status("").await, Code::InvalidArgument, "pod sandbox");
+    node.refused(node.cri.status("").await, Code::InvalidArgument, "container_id");
+    node.refused(node.cri.pod_status("").await, Code::InvalidArgument, "pod_sandbox_id");
     assert!(node.cri.remove("").await.is_err_and(|status| status.code() == Code::InvalidArgument));
     assert!(node.cri.remove_pod("").await.is_err_and(|status| status.code() == Code::InvalidArgument));
     assert_eq!(container.exec(&["/bin/true"]).await.code, 0, "nothing was removed");
@@ -79,7 +79,7 @@ async fn a_malformed_reference_is_invalid() {
 #[tokio::test]
 async fn an_unknown_handler_is_refused() {
     let node = Node::start().await;
-    node.refused(node.try_run(&PodSpec::new("handled").handler("nonesuch")).await, Code::NotFound, "nonesuch");
+    node.refused(node.try_run(&PodSpec::new("handled").handler("nonesuch")).await, Code::InvalidArgument, "nonesuch");
     assert!(node.pods().await.is_empty());
     node.finish().await;
 }

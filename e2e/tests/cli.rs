@@ -32,7 +32,7 @@ fn good(node: &Node, arguments: &[&str]) -> String {
 
 /// The same with `-o json`.
 fn json(node: &Node, arguments: &[&str]) -> Value {
-    let text = good(node, &[arguments, &["-o", "json"]].concat());
+    let text = good(node, &[&["-o", "json"], arguments].concat());
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {text}"))
 }
 

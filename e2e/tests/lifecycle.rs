@@ -250,15 +250,15 @@ async fn pods_are_listed_by_every_filter() {
     let mut expected = vec![ready.id.clone(), stopped.id.clone()];
     expected.sort();
     assert_eq!(both, expected);
-    assert_eq!(ids(labelled(&[("tag", &tag), ("which", "1")])).await, [ready.id.clone()], "all labels must match");
-    assert_eq!(ids(PodSandboxFilter { id: ready.id.clone(), ..Default::default() }).await, [ready.id.clone()]);
+    assert_eq!(ids(labelled(&[("tag", &tag), ("which", "1")])).await, [ready.id.as_str()], "all labels must match");
+    assert_eq!(ids(PodSandboxFilter { id: ready.id.clone(), ..Default::default() }).await, [ready.id.as_str()]);
     assert_eq!(
         ids(PodSandboxFilter { id: ready.id[..20].to_owned(), ..Default::default() }).await,
-        [ready.id.clone()],
+        [ready.id.as_str()],
         "an id may be shortened"
     );
     let not_ready = PodSandboxFilter { state: state(PodSandboxState::SandboxNotready), ..labelled(&[("tag", &tag)]) };
-    assert_eq!(ids(not_ready).await, [stopped.id.clone()]);
+    assert_eq!(ids(not_ready).await, [stopped.id.as_str()]);
     let contradiction = PodSandboxFilter { id: ready.id.clone(), state: state(PodSandboxState::SandboxNotready), ..Default::default() };
     assert!(ids(contradiction).await.is_empty(), "every condition must hold");
     node.finish().await;
@@ -285,10 +285,10 @@ async fn containers_are_listed_by_every_filter() {
     both.sort();
     assert_eq!(ids(in_pod.clone()).await, both);
     let state = ContainerFilter { state: Some(ContainerStateValue { state: ContainerState::ContainerRunning.into() }), ..in_pod.clone() };
-    assert_eq!(ids(state).await, [running.id.clone()]);
+    assert_eq!(ids(state).await, [running.id.as_str()]);
     let label = ContainerFilter { label_selector: [("kind".to_owned(), "b".to_owned())].into(), ..in_pod.clone() };
-    assert_eq!(ids(label).await, [created.id.clone()]);
-    assert_eq!(ids(ContainerFilter { id: elsewhere.id.clone(), ..Default::default() }).await, [elsewhere.id.clone()]);
+    assert_eq!(ids(label).await, [created.id.as_str()]);
+    assert_eq!(ids(ContainerFilter { id: elsewhere.id.clone(), ..Default::default() }).await, [elsewhere.id.as_str()]);
     assert!(ids(ContainerFilter { id: elsewhere.id.clone(), ..in_pod }).await.is_empty());
     let listed = node.cri.containers(Some(ContainerFilter { id: running.id.clone(), ..Default::default() })).await.expect("ListContainers");
     let container = &listed[0];

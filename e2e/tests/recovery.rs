@@ -256,7 +256,7 @@ async fn a_daemon_that_is_told_to_end_leaves_its_pods_running() {
     let image = node.busybox().await;
     let container = node.pod("upgraded").await.start(&ContainerSpec::new("c", &image)).await;
     let pids = container.host_pids();
-    assert!(node.terminate_daemon().success());
+    assert!(node.terminate_daemon().await.success());
     assert_eq!(container.host_pids(), pids);
     node.start_daemon().await;
     assert_eq!(container.exec(&["/bin/true"]).await.code, 0);

@@ -61,8 +61,8 @@ async fn stats_are_listed_by_every_filter_for_what_runs() {
     assert!(expected.iter().all(|id| listed.contains(id)), "{listed:?}");
     assert!(node.target.is_foreign() || listed == expected, "what does not run uses nothing");
     let label = ContainerStatsFilter { label_selector: [("kind".to_owned(), "a".to_owned())].into(), ..in_pod };
-    assert_eq!(ids(label).await, [running.id.clone()]);
-    assert_eq!(ids(ContainerStatsFilter { id: second.id.clone(), ..Default::default() }).await, [second.id.clone()]);
+    assert_eq!(ids(label).await, [running.id.as_str()]);
+    assert_eq!(ids(ContainerStatsFilter { id: second.id.clone(), ..Default::default() }).await, [second.id.as_str()]);
     node.finish().await;
 }
 

@@ -88,9 +88,7 @@ fn lock(state: &Path) -> Result<File> {
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).during("opening", path.display())?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => {
-            Err(Refusal::wrong_state(format!("another daemon serves from {}", state.display())).into())
-        }
+        Err(fs::TryLockError::WouldBlock) => Err(Refusal::wrong_state(format!("another daemon serves from {}", state.display())).into()),
         Err(fs::TryLockError::Error(error)) => Err(Failure::new("locking", path.display(), error).into()),
     }
 }

@@ -16,10 +16,10 @@ mod signal;
 mod stats;
 
 pub use container::{
-    ContainerMetadata, ContainerPhase, ContainerRequest, ContainerView, Device, EnvironmentVariable, Exit, ExitCode, ImageIdentity,
-    Mount, MountSource, Propagation, StopSignal,
+    ContainerMetadata, ContainerPhase, ContainerRequest, ContainerView, Device, EnvironmentVariable, Exit, ExitCode, ImageIdentity, Mount,
+    MountSource, Propagation, StopSignal,
 };
-pub use error::{Failure, FailureKind, Refusal, Result, During, Error};
+pub use error::{During, Error, Failure, FailureKind, Refusal, Result};
 pub use id::{ContainerId, ContainerKind, Id, IdKind, ImageId, InvalidId, PodId, PodKind};
 pub use pod::{DnsConfig, HandlerName, IpcMode, NetworkMode, PidMode, PodMetadata, PodPhase, PodRequest, PodView, PortMapping, Protocol};
 pub use resources::{DeviceAccess, DeviceKind, DeviceRule, HugepageLimit, Resources};

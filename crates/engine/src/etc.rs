@@ -3,8 +3,8 @@
 use std::fmt::Write;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt;
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use coracle_domain::{DnsConfig, During, NetworkMode, PodRequest, Result};

@@ -37,21 +37,21 @@ use std::time::Duration;
 
 use coracle_cgroup::Hierarchy;
 use coracle_domain::{
-    ContainerId, ContainerRequest, ContainerStats, ContainerView, During, Error, Failure, FailureKind, Id, IdKind, PodId, PodPhase, PodRequest,
-    PodStats, PodView, Refusal, Resources, Result,
+    ContainerId, ContainerRequest, ContainerStats, ContainerView, During, Error, Failure, FailureKind, Id, IdKind, PodId, PodPhase,
+    PodRequest, PodStats, PodView, Refusal, Resources, Result,
 };
 use coracle_handler::{HandlerInfo, Handlers};
 use coracle_image::Store;
 use coracle_network::Bridge;
 
-pub use exec::ExecOutput;
 pub use coracle_monitor::client::Program;
+pub use exec::ExecOutput;
 pub use layout::Layout;
 
 use claims::Claims;
+use coracle_spec::Node;
 use deadline::{DEATH, within};
 use index::{Entry, Index};
-use coracle_spec::Node;
 use pod::Command;
 
 /// What the engine is built from.
@@ -392,14 +392,12 @@ async fn recover_all(shared: &Arc<Shared>) -> Result<()> {
 /// Removes what carries our names and belongs to no pod. A failure costs room, not service.
 async fn sweep(shared: &Arc<Shared>) {
     let pods = shared.index.pods();
-    let containers: HashSet<ContainerId> = pods.iter().flat_map(|pod| pod.containers.iter().map(|container| container.id.clone())).collect();
+    let containers: HashSet<ContainerId> =
+        pods.iter().flat_map(|pod| pod.containers.iter().map(|container| container.id.clone())).collect();
     let ids: HashSet<PodId> = pods.iter().map(|pod| pod.id.clone()).collect();
     let links = pods.iter().map(|pod| coracle_network::host_link_name(&pod.id)).collect();
     let hierarchy = Arc::clone(&shared.hierarchy);
-    let swept = [
-        shared.images.sweep_rootfs(&containers).await,
-        shared.network.sweep(&links).await.map(drop),
-    ];
+    let swept = [shared.images.sweep_rootfs(&containers).await, shared.network.sweep(&links).await.map(drop)];
     let cgroups = tokio::task::spawn_blocking(move || hierarchy.sweep(&ids)).await.unwrap_or_default();
     for error in swept.into_iter().filter_map(Result::err).chain(cgroups.failures) {
         tracing::warn!(%error, "leftovers could not be swept");

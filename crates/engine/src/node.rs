@@ -31,7 +31,8 @@ pub(crate) fn with_devices(node: &Node) -> Node {
 /// The device nodes that a request means: one, or all beneath a directory.
 pub(crate) fn requested(device: &Device) -> Result<Vec<DeviceNode>> {
     let access = access(&device.permissions);
-    let host = fs::canonicalize(&device.host).map_err(|error| Refusal::invalid("devices.host_path", format!("{:?}: {error}", device.host)))?;
+    let host =
+        fs::canonicalize(&device.host).map_err(|error| Refusal::invalid("devices.host_path", format!("{:?}: {error}", device.host)))?;
     let metadata = fs::metadata(&host).during("looking at device", host.display())?;
     if metadata.is_dir() {
         let mut found = Vec::new();

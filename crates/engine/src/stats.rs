@@ -17,11 +17,7 @@ pub(crate) fn containers(shared: &Shared, containers: Vec<Sampled>) -> Vec<Conta
 }
 
 /// Samples pods, and the running containers of each.
-pub(crate) fn pods(
-    shared: &Shared,
-    pods: Vec<(Arc<PodView>, Arc<Live>)>,
-    mut interfaces: HashMap<String, NetworkStats>,
-) -> Vec<PodStats> {
+pub(crate) fn pods(shared: &Shared, pods: Vec<(Arc<PodView>, Arc<Live>)>, mut interfaces: HashMap<String, NetworkStats>) -> Vec<PodStats> {
     pods.into_iter().map(|(view, live)| pod(shared, view, &live, &mut interfaces)).collect()
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use coracle_domain::{
-    ContainerId, ContainerMetadata, ContainerPhase, ContainerRequest, ImageIdentity, IpcMode, NetworkMode, PidMode, PodId, PodMetadata, PodPhase,
-    PodRequest, Resources, SecurityContext,
+    ContainerId, ContainerMetadata, ContainerPhase, ContainerRequest, ImageIdentity, IpcMode, NetworkMode, PidMode, PodId, PodMetadata,
+    PodPhase, PodRequest, Resources, SecurityContext,
 };
 
 use crate::index::Entry;

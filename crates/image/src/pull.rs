@@ -191,6 +191,7 @@ impl Pull {
             Document::Manifest(parsed) => (first, parsed),
             Document::Index(index) => {
                 let chosen = manifest::choose(&index).map_err(|problem| self.broken("choosing from the index of", problem))?;
+                let chosen = chosen.ok_or_else(|| Refusal::not_found("image", format!("{} for {}", self.name, manifest::here())))?;
                 let manifest = self.fetch(&Target::Digest(chosen.digest)).await?;
                 match self.parse(&manifest)? {
                     Document::Manifest(parsed) => (manifest, parsed),

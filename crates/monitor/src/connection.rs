@@ -65,7 +65,7 @@ impl Connection {
 
     /// The next whole frame.
     pub(crate) fn next_frame(&mut self) -> Result<Option<Vec<u8>>, Closed> {
-        self.decoder.next().map_err(|_| Closed)
+        self.decoder.pop().map_err(|_| Closed)
     }
 
     /// The first `N` descriptors that came, if there are as many.

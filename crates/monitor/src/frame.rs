@@ -41,7 +41,7 @@ impl Decoder {
     ///
     /// # Errors
     /// The stream is not, or no longer, one of frames.
-    pub fn next(&mut self) -> Result<Option<Vec<u8>>, TooLong> {
+    pub fn pop(&mut self) -> Result<Option<Vec<u8>>, TooLong> {
         let Some((header, rest)) = self.received.split_first_chunk::<HEADER>() else {
             return Ok(None);
         };
@@ -88,7 +88,7 @@ mod tests {
                 let (now, later) = rest.split_at((*cuts.next().unwrap()).min(rest.len()));
                 decoder.push(now);
                 rest = later;
-                while let Some(content) = decoder.next().unwrap() {
+                while let Some(content) = decoder.pop().unwrap() {
                     seen.push(serde_json::from_slice::<String>(&content).unwrap());
                 }
             }
@@ -99,7 +99,7 @@ mod tests {
         fn garbage_is_an_error_or_a_wait_but_never_a_panic(bytes: Vec<u8>) {
             let mut decoder = Decoder::default();
             decoder.push(&bytes);
-            while let Ok(Some(_)) = decoder.next() {}
+            while let Ok(Some(_)) = decoder.pop() {}
         }
     }
 
@@ -107,6 +107,6 @@ mod tests {
     fn a_length_above_the_bound_is_refused_before_its_bytes_come() {
         let mut decoder = Decoder::default();
         decoder.push(&u32::MAX.to_le_bytes());
-        assert_eq!(decoder.next(), Err(TooLong));
+        assert_eq!(decoder.pop(), Err(TooLong));
     }
 }

@@ -1,5 +1,7 @@
 //! The daemon's side against a real monitor.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -35,8 +37,7 @@ async fn a_daemon_commands_a_monitor_and_outlives_it() {
     let (monitor, mut events) = Monitor::connect(&pod).await.unwrap();
     assert_eq!(monitor.version(), VERSION);
     let exe = format!("/proc/{}/exe", monitor.pid());
-    let refused = fs::OpenOptions::new().write(true).open(exe).unwrap_err();
-    assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    let held = rustix::fs::open(exe, rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
 
     let plan = Plan {
         cgroups: Cgroups::default(),
@@ -81,6 +82,14 @@ async fn a_daemon_commands_a_monitor_and_outlives_it() {
     assert!(matches!(event, Event::Exited { container, exit } if container == "one" && exit.code == 137));
 
     monitor.shutdown().await.unwrap();
+    // Nothing runs the binary that was held any more, and still it cannot be written to.
+    let held = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&held));
+    while let Err(refused) = fs::OpenOptions::new().write(true).open(&held) {
+        if refused.kind() == std::io::ErrorKind::ReadOnlyFilesystem {
+            break;
+        }
+        assert_eq!(refused.kind(), std::io::ErrorKind::ExecutableFileBusy);
+    }
     assert_eq!(failure(monitor.state().await).kind, FailureKind::Unavailable);
     assert!(events.recv().await.is_none());
     assert_eq!(failure(Monitor::connect(&pod).await).kind, FailureKind::Unavailable);

@@ -1,5 +1,7 @@
 //! Containers from start to end, against the real kernel.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::io::Read;
 use std::os::unix::net::UnixStream;
@@ -356,7 +358,7 @@ fn garbage_costs_its_own_connection_only() {
     let mut pod = Pod::new();
     let path = pod.directory.path().to_owned();
     for garbage in [&[0xff; 64][..], b"\x05\0\0\0hello", b"\x02\0\0\0{}", b"GET / HTTP/1.1\r\n\r\n"] {
-        assert!(Client::connect(&path).is_closed_after(garbage));
+        assert!(Client::connect(&path).closes_after(garbage));
     }
     let unknown = br#"{"id":5,"request":{"Dance":{}}}"#;
     let mut stream = UnixStream::connect(path.join("monitor.sock")).unwrap();

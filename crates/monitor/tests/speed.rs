@@ -1,6 +1,8 @@
 //! Measures, and asserts nothing: `cargo test --release -p coracle-monitor --test speed -- --ignored --nocapture`.
 //! `CORACLE_MONITOR` names the binary to measure, which should be the static one.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -36,18 +38,24 @@ fn how_long_and_how_large() {
         }
         eprintln!("prepare (shared pid namespace: {share_pid}): {}", median(std::mem::take(&mut prepares)));
     }
+    // A second one, so that the program's own pages are shared, as on a node.
+    let _other = Pod::new();
     let mut pod = Pod::new();
-    std::thread::sleep(Duration::from_millis(1500));
-    eprintln!("idle, bare: {}", private(pod.pid()));
     pod.prepare(|prepare| prepare.share_pid = true);
     std::thread::sleep(Duration::from_millis(1500));
-    eprintln!("idle, prepared: {}", private(pod.pid()));
+    eprintln!("idle, with an init process: {}", private(pod.pid()));
     let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", pod.pid())).unwrap();
     eprintln!("init: {}", private(children.trim().parse().unwrap()));
+    let mut pod = Pod::new();
+    pod.prepare(|_| ());
+    std::thread::sleep(Duration::from_millis(1500));
+    eprintln!("idle, prepared: {}", private(pod.pid()));
     let mut starts = Vec::new();
     for number in 0..50 {
         let plan = pod.plan("sleep 1000");
         let id = format!("c{number}");
+        // What the one before leaves to the kernel is not part of it.
+        std::thread::sleep(Duration::from_millis(30));
         let begun = Instant::now();
         pod.start(&id, &plan);
         starts.push(begun.elapsed());
@@ -61,8 +69,28 @@ fn how_long_and_how_large() {
         }
     }
     eprintln!("start: {}", median(starts));
+    let mut bare = Vec::new();
+    for number in 0..30 {
+        let mut plan = pod.plan("sleep 1000");
+        plan.root = pod.path("image");
+        plan.steps = vec![
+            coracle_plan::Step::Propagate(coracle_plan::Propagation::Slave),
+            bind(&pod.path("image"), "/"),
+            coracle_plan::Step::PivotRoot,
+        ];
+        let id = format!("b{number}");
+        // What the one before leaves to the kernel is not part of it.
+        std::thread::sleep(Duration::from_millis(30));
+        let begun = Instant::now();
+        pod.start(&id, &plan);
+        bare.push(begun.elapsed());
+        pod.client.call(Request::Signal { target: Target::Container(id.clone()), signal: 9 });
+        pod.client.exit_of(&id);
+    }
+    eprintln!("start of a plan of three steps: {}", median(bare));
     let (mut begins, mut ends) = (Vec::new(), Vec::new());
     for number in 0..100 {
+        std::thread::sleep(Duration::from_millis(5));
         let begun = Instant::now();
         let name = format!("x{number}");
         let (reply, _streams) = pod.exec(&name, "c0", process(&["/bin/true"]));
@@ -75,9 +103,9 @@ fn how_long_and_how_large() {
     eprintln!("exec until ended: {}", median(ends));
     std::thread::sleep(Duration::from_millis(1500));
     eprintln!("idle, after all that: {}", private(pod.pid()));
-    let plan = pod.plan(
-        "yes 0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789 | head -c 1000000000",
-    );
+    let line = format!("{}\n", "x".repeat(99));
+    fs::write(pod.path("image/lines"), line.repeat(1_000_000)).unwrap();
+    let plan = pod.plan("for i in 1 2 3 4 5 6 7 8 9 10; do cat /lines; done");
     let begun = Instant::now();
     pod.start("flood", &plan);
     pod.client.exit_of("flood");

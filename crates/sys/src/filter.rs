@@ -9,7 +9,7 @@ use std::io;
 /// EACCES: neither CAP_SYS_ADMIN nor no_new_privs. EINVAL: not a valid program, or flags that return a listener.
 pub fn load(program: &[u8], flags: u32) -> io::Result<()> {
     let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
-    if u64::from(flags) & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 || program.len() % size_of::<libc::sock_filter>() != 0 {
+    if u64::from(flags) & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 || !program.len().is_multiple_of(size_of::<libc::sock_filter>()) {
         return Err(invalid());
     }
     let mut instructions: Vec<libc::sock_filter> = program

@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use coracle_cgroup::Cgroup;
 use coracle_domain::{
-    ContainerId, ContainerPhase, ContainerRequest, During, Error, Exit, ExitCode, IpcMode, MountSource, NetworkMode, PidMode, PodPhase, Profile, Refusal,
-    Resources, Result,
+    ContainerId, ContainerPhase, ContainerRequest, During, Error, Exit, ExitCode, IpcMode, MountSource, NetworkMode, PidMode, PodPhase,
+    Profile, Refusal, Resources, Result,
 };
 use coracle_image::{Image, Rootfs};
 use coracle_monitor::protocol::{OomSource, Start};
 use coracle_plan::{Cgroups, Plan};
 use coracle_spec::{
-    CgroupHierarchy, CgroupView, ContainerSpec, DeviceNode, ImageDefaults, Layers, NamespacePaths, Node, Placement, PodFiles, ResolvedUser, UserDatabase, signal_number,
+    CgroupHierarchy, CgroupView, ContainerSpec, DeviceNode, ImageDefaults, Layers, NamespacePaths, Node, Placement, PodFiles, ResolvedUser,
+    UserDatabase, signal_number,
 };
 
 use super::Owner;

@@ -16,10 +16,10 @@ use tracing::{info, warn};
 
 use super::Owner;
 use super::teardown::{Subject, Teardown, containers_in};
+use crate::Shared;
 use crate::deadline::{ANSWER, within};
 use crate::live::LiveContainer;
 use crate::record::{self, PodRecord};
-use crate::Shared;
 
 /// Takes over one pod, or finishes its end.
 pub(crate) async fn recover(shared: Arc<Shared>, id: PodId) {

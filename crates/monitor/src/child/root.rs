@@ -58,6 +58,13 @@ impl Root {
             Err(Errno::NOENT) => {}
             found => return found,
         }
+        // Mostly the last name alone is missing.
+        if let (Some(parent), Some(name)) = (path.parent(), path.file_name())
+            && let Ok(parent) = self.find(parent)
+            && make_one(parent.as_fd(), name, leaf).is_ok()
+        {
+            return self.find(path);
+        }
         let mut made = PathBuf::from("/");
         let mut left = Vec::new();
         push_names(&mut left, path);

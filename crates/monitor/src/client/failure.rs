@@ -2,13 +2,20 @@
 
 use std::io;
 
-use coracle_domain::Failure;
+use coracle_domain::{Error, Failure, Refusal};
 use rustix::io::Errno;
 
 use crate::protocol::Fault;
 
-/// A failure with the kernel's error as its source, and advice where the cause is well known.
-pub(super) fn from(fault: Fault) -> Failure {
+/// A failure with the kernel's error as its source, and advice where the cause is well known. A program that cannot be
+/// executed is the fault of whoever named it.
+pub(super) fn from(fault: Fault) -> Error {
+    let named_wrongly = is_the_programs(&fault);
+    let failure = failure(fault);
+    if named_wrongly { Refusal::invalid("command", failure).into() } else { failure.into() }
+}
+
+fn failure(fault: Fault) -> Failure {
     let hint = hint(&fault);
     let mut failure = if fault.errno == 0 {
         Failure::new(fault.stage, fault.subject, "no error number is known")
@@ -17,6 +24,18 @@ pub(super) fn from(fault: Fault) -> Failure {
     };
     failure.hint = hint;
     failure
+}
+
+fn is_the_programs(fault: &Fault) -> bool {
+    let about_the_program = ["finding the program", "executing the program"].iter().any(|stage| fault.stage.starts_with(stage));
+    let error = Errno::from_io_error(&io::Error::from_raw_os_error(fault.errno));
+    let of_the_file = matches!(
+        error,
+        Some(
+            Errno::NOENT | Errno::ACCESS | Errno::NOEXEC | Errno::ISDIR | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG | Errno::TOOBIG
+        )
+    );
+    about_the_program && of_the_file
 }
 
 fn hint(fault: &Fault) -> Option<&'static str> {
@@ -32,5 +51,29 @@ fn hint(fault: &Fault) -> Option<&'static str> {
         ("making a process", Errno::AGAIN) => Some("a pids limit is reached: of the cgroup, of the user or of the machine"),
         (_, Errno::MFILE | Errno::NFILE) => Some("raise LimitNOFILE of the daemon, or fs.file-max"),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(stage: &str, errno: Errno) -> Fault {
+        Fault { stage: stage.to_owned(), subject: "/bin/x".to_owned(), errno: errno.raw_os_error() }
+    }
+
+    #[test]
+    fn a_program_that_is_no_program_is_the_callers_fault_and_all_else_is_not() {
+        for (stage, errno) in [
+            ("finding the program", Errno::NOENT),
+            ("executing the program", Errno::ACCESS),
+            ("executing the program, whose interpreter is missing,", Errno::NOENT),
+        ] {
+            let error = from(fault(stage, errno));
+            assert!(matches!(error, Error::Refused(Refusal::Invalid { .. })) && error.to_string().contains("/bin/x"), "{error}");
+        }
+        for (stage, errno) in [("executing the program", Errno::NOMEM), ("mounting", Errno::NOENT)] {
+            assert!(matches!(from(fault(stage, errno)), Error::Failed(_)));
+        }
     }
 }

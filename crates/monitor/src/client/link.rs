@@ -86,7 +86,7 @@ impl Link {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Err(error) => return Err(error),
         }
-        while let Some(frame) = self.decoder.next().map_err(io::Error::other)? {
+        while let Some(frame) = self.decoder.pop().map_err(io::Error::other)? {
             match serde_json::from_slice(&frame)? {
                 Message::Reply { id, reply } => self.deliver(id, reply),
                 Message::Event(Event::ExecExited { exec, code }) if self.execs.contains_key(&exec) => {

@@ -97,7 +97,7 @@ impl Monitor {
             || Failure::new("asking the monitor", format_args!("process {}", self.pid), "it has gone away").kind(FailureKind::Unavailable);
         self.outgoing.send(Outgoing { request, descriptors, reply, exited }).await.map_err(|_| gone())?;
         match answer.await.map_err(|_| gone())? {
-            Reply::Failed(fault) => Err(failure::from(fault).into()),
+            Reply::Failed(fault) => Err(failure::from(fault)),
             reply => Ok(reply),
         }
     }

@@ -281,7 +281,7 @@ impl Client {
     }
 
     /// Sends raw bytes and reports whether the monitor closed the connection.
-    pub fn is_closed_after(mut self, bytes: &[u8]) -> bool {
+    pub fn closes_after(mut self, bytes: &[u8]) -> bool {
         let _ = self.stream.write_all(bytes);
         matches!(self.stream.read(&mut [0; 16]), Ok(0)) || self.stream.take_error().unwrap().is_some()
     }
