@@ -43,6 +43,7 @@ impl Pod {
             sysctl::set(name, value)?;
         }
         if wanted.share_pid {
+            self.end_init();
             let init = start_init(&wanted.pins)?;
             let namespace = format!("/proc/{}/ns/pid", init.pid.as_raw_pid());
             self.init = Some(init);
@@ -50,6 +51,14 @@ impl Pod {
         }
         self.prepared = Some(wanted);
         Ok(())
+    }
+
+    /// Kills the init process, and with it all who live in its namespace.
+    fn end_init(&mut self) {
+        if let Some(init) = self.init.take() {
+            // Gone or not, it is nobody's init any more.
+            let _ = init.signal(rustix::process::Signal::KILL.as_raw());
+        }
     }
 
     /// The process whose pid namespace the containers share.

@@ -33,9 +33,10 @@ pub struct Call {
 pub enum Request {
     /// Who are you? → [`Reply::Hello`].
     Hello,
-    /// Make and pin the pod's namespaces, and move into them. Done once, before anything else. → [`Reply::Done`].
+    /// Make and pin the pod's namespaces, and move into them. Done once, before anything else; the same again changes
+    /// nothing, anything else is EALREADY. → [`Reply::Done`].
     Prepare(Prepare),
-    /// Start a container. → [`Reply::Started`] once its program was executed.
+    /// Start a container. → [`Reply::Started`] once its program was executed; EEXIST for an id that is not forgotten.
     Start(Start),
     /// Run a program in a running container. Descriptors: standard input, output and error, in this order.
     /// → [`Reply::Started`] once it was executed, and later [`Event::ExecExited`].

@@ -7,7 +7,7 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use coracle_domain::{Error, Failure, FailureKind};
+use coracle_domain::{Error, Failure, FailureKind, Refusal};
 use coracle_monitor::client::{Monitor, Program, spawn};
 use coracle_monitor::protocol::*;
 use coracle_plan::*;
@@ -19,6 +19,18 @@ fn failure<T: std::fmt::Debug>(result: coracle_domain::Result<T>) -> Failure {
     match result {
         Err(Error::Failed(failure)) => failure,
         other => panic!("{other:?}"),
+    }
+}
+
+/// A monitor outlives those who started it; one of a test that failed must not.
+struct KilledAtTheEnd(i32);
+
+impl Drop for KilledAtTheEnd {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let monitor = rustix::process::Pid::from_raw(self.0).unwrap();
+            let _ = rustix::process::kill_process(monitor, rustix::process::Signal::KILL);
+        }
     }
 }
 
@@ -35,6 +47,7 @@ async fn a_daemon_commands_a_monitor_and_outlives_it() {
     let program = Program::open(&program()).unwrap();
     spawn(&program, &pod).await.unwrap();
     let (monitor, mut events) = Monitor::connect(&pod).await.unwrap();
+    let _guard = KilledAtTheEnd(monitor.pid());
     assert_eq!(monitor.version(), VERSION);
     let exe = format!("/proc/{}/exe", monitor.pid());
     let held = rustix::fs::open(exe, rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
@@ -68,9 +81,13 @@ async fn a_daemon_commands_a_monitor_and_outlives_it() {
     output.read_to_string(&mut text).unwrap();
     assert_eq!(text, "hi\n");
 
-    let missing = failure(monitor.exec(exec("y", &["nope"]), [null(), null(), null()]).await);
-    assert_eq!((missing.stage.as_ref(), missing.subject.as_str()), ("finding the program", "nope"));
-    assert!(missing.to_string().contains("No such file") && missing.hint.is_some(), "{missing}");
+    let missing = monitor.exec(exec("y", &["nope"]), [null(), null(), null()]).await.unwrap_err();
+    assert!(matches!(&missing, Error::Refused(Refusal::Invalid { .. })), "{missing:?}");
+    assert!(missing.to_string().contains("finding the program nope: No such file"), "{missing}");
+    let mut lost = exec("z", &["true"]);
+    lost.process.working_directory = Bytes::from("/no/such");
+    let lost = failure(monitor.exec(lost, [null(), null(), null()]).await);
+    assert_eq!((lost.stage.as_ref(), lost.subject.as_str()), ("entering the working directory", "/no/such"));
 
     let another = tokio::spawn({
         let monitor = monitor.clone();

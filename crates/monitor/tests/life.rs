@@ -384,7 +384,6 @@ fn terminate_waits_for_what_runs() {
     }
     assert_eq!(pod.client.exit_of("one").code, 5);
     assert!(matches!(pod.client.stream.read(&mut [0; 1]), Ok(0)));
-    std::mem::forget(pod);
 }
 
 #[test]

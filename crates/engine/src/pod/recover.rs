@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::time::Duration;
 
 use coracle_cgroup::Cgroup;
 use coracle_domain::{ContainerId, ContainerPhase, During, PodId, PodPhase, Result};
@@ -68,6 +69,17 @@ async fn take_over(shared: Arc<Shared>, record: PodRecord) {
     owner.serve();
 }
 
+/// What a monitor knows once no start is under way: how one ends for which the former daemon asked is known soon.
+async fn settled_state(monitor: &Monitor) -> Result<Vec<ContainerState>> {
+    loop {
+        let containers = monitor.state().await?;
+        if containers.iter().all(|container| container.started_at != 0 || container.exit.is_some()) {
+            return Ok(containers);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 impl Owner {
     async fn finish_stop(&mut self) {
         if let Err(error) = self.stop().await {
@@ -82,7 +94,7 @@ impl Owner {
         let subject = self.record.id.to_string();
         let work = Monitor::connect(self.directory.path());
         let (monitor, events) = within(ANSWER, "greeting the monitor of pod", &subject, work).await?;
-        let containers = within(ANSWER, "asking the monitor of pod", &subject, monitor.state()).await?;
+        let containers = within(ANSWER, "asking the monitor of pod", &subject, settled_state(&monitor)).await?;
         (self.monitor, self.events) = (Some(monitor), Some(events));
         self.discard_half_made().await;
         for id in self.record.containers.iter().map(|container| container.id.clone()).collect::<Vec<_>>() {

@@ -10,7 +10,7 @@ mod spawn;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use coracle_domain::{During, Failure, FailureKind, Result};
+use coracle_domain::{Failure, FailureKind, Result};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
@@ -173,12 +173,4 @@ fn unexpected(stage: &'static str, reply: &Reply) -> coracle_domain::Error {
 async fn connect(directory: &Path) -> std::io::Result<UnixStream> {
     let handle = spawn::open_directory(directory)?;
     UnixStream::connect(spawn::socket_path(&handle)).await
-}
-
-/// Whether a socket is there at all: `false` says that no monitor was ever started in this directory.
-///
-/// # Errors
-/// The directory cannot be read.
-pub fn is_present(directory: &Path) -> Result<bool> {
-    directory.join(SOCKET).try_exists().during("looking for the monitor of", directory.display())
 }

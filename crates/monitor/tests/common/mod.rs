@@ -185,6 +185,7 @@ impl Drop for Pod {
         }
         eprint!("{}", fs::read_to_string(self.path("monitor.log")).unwrap_or_default());
         if !std::thread::panicking() {
+            // Also when it had ended before it was asked to.
             assert!(ended.unwrap().success());
         }
     }

@@ -1,0 +1,48 @@
+//! The harness itself: its leak check finds leaks.
+
+use coracle_e2e::{Node, host};
+
+#[tokio::test]
+async fn every_kind_of_leak_is_found() {
+    let Some(node) = Node::own().await else { return };
+    let pod = node.pod("leaky").await;
+    pod.stop().await;
+    pod.remove().await;
+    assert_eq!(node.remains(), Vec::<String>::new());
+
+    let state = node.footprint.state.clone();
+    let mount = state.join("mount").to_string_lossy().into_owned();
+    std::fs::create_dir(&mount).expect("making a directory");
+    host::run("mount", &["-t", "tmpfs", "none", &mount]).expect("mounting");
+    std::fs::create_dir(state.join("pods").join("left")).expect("making a directory");
+    let group = host::cgroup_mounts().pop().expect("a hierarchy of cgroups").join(&node.footprint.cgroup_root).join("left");
+    std::fs::create_dir_all(&group).expect("making a cgroup");
+    let bridge = node.footprint.bridge.clone();
+    let (here, there) = (format!("{bridge}a"), format!("{bridge}b"));
+    host::run("ip", &["link", "add", &here, "type", "veth", "peer", "name", &there]).expect("making a link");
+    host::run("ip", &["link", "set", &here, "master", &bridge]).expect("attaching it");
+    let mut process = std::process::Command::new("/bin/sleep").arg("1000").current_dir(&state).spawn().expect("starting a process");
+
+    let found = node.remains();
+    for kind in ["process", "mount", "link", "cgroup", "file"] {
+        assert!(found.iter().any(|what| what.starts_with(kind)), "no {kind} in {found:?}");
+    }
+
+    process.kill().and_then(|()| process.wait()).expect("ending the process");
+    host::run("ip", &["link", "delete", &here]).expect("removing the link");
+    std::fs::remove_dir(&group).expect("removing the cgroup");
+    host::run("umount", &[&mount]).expect("unmounting");
+    std::fs::remove_dir(&mount).expect("removing a directory");
+    std::fs::remove_dir(state.join("pods").join("left")).expect("removing a directory");
+    node.finish().await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "the test did not finish its node")]
+async fn a_node_that_is_not_finished_fails_its_test() {
+    if let Some(node) = Node::own().await {
+        node.pod("forgotten").await;
+    } else {
+        panic!("the test did not finish its node: nothing to try it on here");
+    }
+}
