@@ -16,6 +16,8 @@ use coracle_engine::{Engine, Layout, Parts, Program};
 use coracle_handler::Handlers;
 use coracle_image::Store;
 use coracle_network::Bridge;
+use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::io::Errno;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
@@ -82,14 +84,17 @@ async fn parts(config: Config) -> Result<Parts> {
 }
 
 /// Keeps a second daemon away from the same state for as long as the file is open.
+///
+/// A record lock, fcntl(2), belongs to this process alone. A flock(2) would be inherited by a monitor that is just being
+/// spawned, and outlive a daemon that is killed at that moment.
 fn lock(state: &Path) -> Result<File> {
     make_directory(state)?;
     let path = state.join("lock");
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).during("opening", path.display())?;
-    match file.try_lock() {
+    match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(Refusal::wrong_state(format!("another daemon serves from {}", state.display())).into()),
-        Err(fs::TryLockError::Error(error)) => Err(Failure::new("locking", path.display(), error).into()),
+        Err(Errno::AGAIN | Errno::ACCESS) => Err(Refusal::wrong_state(format!("another daemon serves from {}", state.display())).into()),
+        Err(error) => Err(Failure::new("locking", path.display(), io::Error::from(error)).into()),
     }
 }
 

@@ -76,10 +76,11 @@ fn set_mode(path: &Path) -> Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).during("setting the mode of", path.display())
 }
 
+/// A record lock, which children that are just being spawned do not inherit.
 fn lock(path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
     let file = rustix::fs::openat(CWD, path, flags, Mode::RUSR | Mode::WUSR).during("opening", path.display())?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    match rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(error) => {
             let failure = Failure::new("locking the image store", path.display(), std::io::Error::from(error));

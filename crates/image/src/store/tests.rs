@@ -623,7 +623,18 @@ async fn rubbish_on_disk_costs_only_its_own_subject() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_process_is_kept_out() {
     let node = Node::new().await;
-    let second = Store::open(&node.root(), &node.scratch.path().join("run"), registries()).await;
+    let inner = ["--ignored", "--exact", "store::tests::in_the_second_process"];
+    let second =
+        std::process::Command::new(std::env::current_exe().unwrap()).args(inner).env("STORE", node.scratch.path()).output().unwrap();
+    let output = String::from_utf8_lossy(&second.stdout);
+    assert!(second.status.success() && output.contains("1 passed"), "{output}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "run by a_second_process_is_kept_out, in the second process"]
+async fn in_the_second_process() {
+    let scratch = std::path::PathBuf::from(std::env::var_os("STORE").unwrap());
+    let second = Store::open(&scratch.join("lib"), &scratch.join("run"), registries()).await;
     assert!(second.unwrap_err().to_string().contains("another process"));
 }
 
