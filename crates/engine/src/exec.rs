@@ -7,7 +7,6 @@
 use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_cgroup::ExecLeaf;
@@ -19,9 +18,8 @@ use rustix::pipe::PipeFlags;
 use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
 
-use crate::cgroups::blocking;
 use crate::deadline::{SET_UP, within};
-use crate::live::{Live, LiveContainer};
+use crate::live::Live;
 
 /// What is kept of each stream; the rest is dropped, as kubelet expects.
 const OUTPUT_LIMIT: usize = 16 << 20;
@@ -52,7 +50,8 @@ pub(crate) async fn run(container: &ContainerView, live: &Live, request: Request
         return Err(Refusal::wrong_state(format!("container {} is not running", container.id)).into());
     };
     let subject = container.id.as_str();
-    let mut leaf = Leaf::make(target, &request.name).await?;
+    // One mkdir(2) in memory: shorter than handing it to another thread would take.
+    let mut leaf = Leaf(Some(target.cgroup.exec_leaf(&request.name)?));
     let (mut stdout, stdout_end) = Capture::new().during("making pipes for an exec in container", subject)?;
     let (mut stderr, stderr_end) = Capture::new().during("making pipes for an exec in container", subject)?;
     let exec = Exec {
@@ -101,11 +100,6 @@ fn null() -> io::Result<OwnedFd> {
 struct Leaf(Option<ExecLeaf>);
 
 impl Leaf {
-    async fn make(target: &Arc<LiveContainer>, name: &str) -> Result<Self> {
-        let (cgroup, name) = (Arc::clone(&target.cgroup), name.to_owned());
-        Ok(Self(Some(blocking(move || cgroup.exec_leaf(&name)).await?)))
-    }
-
     fn cgroups(&self) -> Cgroups {
         self.0.as_ref().map(|leaf| Cgroups { unified: leaf.dir.clone(), join: leaf.join.clone() }).unwrap_or_default()
     }
