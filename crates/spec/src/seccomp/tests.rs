@@ -114,9 +114,9 @@ fn the_other_architectures_of_the_machine_are_filtered_as_well() {
         (X86, 21, ERRNO | 1),
         (X86, 452, ALLOW),
         (X86, 9999, ERRNO | 38),
-        (X86_64, x32, ALLOW),
-        (X86_64, x32 | 165, ERRNO | 1),
-        (X86_64, x32 | 452, ALLOW),
+        (X86_64, x32, ERRNO | 38),
+        (X86_64, x32 | 165, ERRNO | 38),
+        (X86_64, x32 | 452, ERRNO | 38),
         (X86_64, x32 | 9999, ERRNO | 38),
     ] {
         let found = run(&program, architecture, number, [0; 6]);
@@ -130,9 +130,6 @@ fn the_defaults_differ_by_relevant_capabilities_only() {
     let chown = default_filter(1).unwrap();
     assert_eq!(chown, default_filter(0).unwrap());
     assert_ne!(chown, default_filter(SYS_ADMIN).unwrap());
-    let began = Instant::now();
-    default_filter(1).unwrap();
-    assert!(began.elapsed().as_millis() < 50, "a second filter comes from the cache");
 }
 
 /// Not a test of anything: prints what compiling costs.
