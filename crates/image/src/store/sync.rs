@@ -50,8 +50,8 @@ impl Store {
     }
 
     fn mark_durable(&self, key: &LayerKey, serial: u64) -> Result<()> {
-        let record = self.state().layers.get(key).filter(|record| record.serial == serial).cloned();
-        // Gone meanwhile, or gone and unpacked again: then it has its turn later.
+        let record = self.state().layers.get(key).filter(|record| record.serial == serial && !record.durable).cloned();
+        // Marked by another round, gone meanwhile, or gone and unpacked again: then it has its turn later.
         let Some(mut record) = record else { return Ok(()) };
         record.durable = true;
         let path = self.paths.layer(key).join("record.json");

@@ -170,13 +170,26 @@ pub struct ExecStreams {
     pub error: std::io::PipeReader,
 }
 
+impl Pod {
+    /// Whether the monitor, which does not listen any more, ends: it may be about to.
+    fn ends_by_itself(&mut self) -> bool {
+        for _ in 0..500 {
+            if matches!(self.child.try_wait(), Ok(Some(_))) {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        false
+    }
+}
+
 impl Drop for Pod {
     fn drop(&mut self) {
         // Not through the client, which panics: there may be a panic under way.
         let frame = br#"{"id":1,"request":"Shutdown"}"#;
         let asked = UnixStream::connect(self.path("monitor.sock"))
             .and_then(|mut stream| stream.write_all(&[&(frame.len() as u32).to_le_bytes()[..], frame].concat()));
-        if asked.is_err() {
+        if asked.is_err() && !self.ends_by_itself() {
             let _ = self.child.kill();
         }
         let ended = self.child.wait();
