@@ -32,7 +32,7 @@ pub(crate) async fn recover(shared: Arc<Shared>, id: PodId) {
     }
 }
 
-/// Tears down a pod of which nothing reliable is known; its directory is kept aside for whoever wants to know.
+/// Tears down a pod of which nothing reliable is known; its record is kept aside for whoever wants to know.
 async fn discard(shared: &Shared, id: PodId, reason: &str) {
     warn!(pod = id.short(), reason, "a pod without a readable record is torn down");
     let directory = shared.layout.pod(&id);
