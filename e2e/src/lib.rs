@@ -23,6 +23,7 @@ mod pod;
 pub mod registry;
 mod spec;
 mod subnet;
+pub mod suite;
 mod target;
 mod wait;
 
