@@ -31,6 +31,8 @@ pub(crate) struct Attachment {
     /// Its address.
     pub(crate) lease: Lease,
     pub(crate) subnet: Subnet,
+    /// Whether it may reach itself through a port of the node.
+    pub(crate) hairpin: bool,
 }
 
 impl Attachment {
@@ -48,7 +50,9 @@ impl Attachment {
             }
             outcome => outcome?,
         }
-        host.execute(&[request::enslave(&self.host_link, bridge.index)])?;
+        let mut host_side = vec![request::enslave(&self.host_link, bridge.index)];
+        host_side.extend(self.hairpin.then(|| request::allow_hairpin(&self.host_link)));
+        host.execute(&host_side)?;
         finish_carrier(&mut pod, POD_INTERFACE_INDEX)?;
         if !bridge.flags.contains(LinkFlags::LowerUp) {
             finish_carrier(&mut host, bridge.index)?;

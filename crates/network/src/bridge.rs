@@ -1,8 +1,9 @@
 //! The native pod network: every pod is a port of one bridge per node, with an IPv4 address of the node's
-//! pod subnet, the bridge as its gateway, and the node's address for what leaves the node.
+//! pod subnet, the bridge as its gateway, and the node's address for what leaves the node. Ports of the node
+//! lead to the pods that claimed them.
 //!
-//! All that is known here besides the configuration is which addresses are lent, and the pods' records hold
-//! that too. Everything else is looked up in the kernel when it is needed and put right where it is missing:
+//! All that is known here besides the configuration is which addresses are lent and which ports are claimed,
+//! and the pods' records hold that too. Everything else is looked up in the kernel when it is needed and put right where it is missing:
 //! a bridge that somebody deleted, a rule set that somebody flushed. The host's network namespace is that of
 //! the thread that calls.
 
@@ -16,9 +17,11 @@ use coracle_domain::{During, NetworkStats, PodId, Refusal, Result};
 use crate::attach::Attachment;
 use crate::host::{self, HostSide, LINK_PREFIX};
 use crate::lease::Allocator;
+use crate::ports::{PortClaims, PortRequest};
 use crate::rtnetlink::Link;
+use crate::rules::table_name;
 use crate::worker::on_own_thread;
-use crate::{BridgeConfig, Lease, POD_INTERFACE, Subnet};
+use crate::{BridgeConfig, Lease, POD_INTERFACE, Subnet, nft};
 
 /// The name of the host's end of a pod's pair of links.
 pub fn host_link_name(pod: &PodId) -> String {
@@ -32,10 +35,11 @@ pub struct Bridge {
 }
 
 #[derive(Debug)]
-struct Shared {
-    config: BridgeConfig,
+pub(crate) struct Shared {
+    pub(crate) config: BridgeConfig,
     leases: Mutex<Allocator>,
-    /// Whether this process has made the host's side stand once; held while it does.
+    ports: Mutex<PortClaims>,
+    /// Whether this process has made the host's side stand once; held while it does, and while rules change.
     established: Mutex<bool>,
 }
 
@@ -43,7 +47,7 @@ impl Bridge {
     /// A network that does not stand yet; the first attachment or [`Self::ensure`] makes it.
     pub fn new(config: BridgeConfig) -> Self {
         let leases = Mutex::new(Allocator::new(config.subnet));
-        Self { shared: Arc::new(Shared { config, leases, established: Mutex::new(false) }) }
+        Self { shared: Arc::new(Shared { config, leases, ports: Mutex::default(), established: Mutex::new(false) }) }
     }
 
     /// Makes the host's side stand as configured: bridge, addresses, forwarding, masquerading.
@@ -80,7 +84,24 @@ impl Bridge {
         self.shared.leases().release(lease);
     }
 
-    /// Connects a pod's network namespace, in place of what an earlier attempt left there.
+    /// Claims the ports of the node that a pod asks for, until [`Self::detach`].
+    ///
+    /// # Errors
+    /// Refused if another pod has one of them.
+    pub fn claim_ports(&self, request: &PortRequest<'_>) -> Result<()> {
+        Ok(self.shared.ports().claim(request)?)
+    }
+
+    /// Takes over the ports that a pod has according to its record.
+    ///
+    /// # Errors
+    /// Refused if the record holds what no pod is granted.
+    pub fn adopt_ports(&self, request: &PortRequest<'_>) -> Result<()> {
+        Ok(self.shared.ports().adopt(request)?)
+    }
+
+    /// Connects a pod's network namespace, in place of what an earlier attempt left there, and opens the ports
+    /// that it claimed.
     ///
     /// # Errors
     /// The kernel refuses; the error names the step. What was made goes with the namespace.
@@ -88,26 +109,36 @@ impl Bridge {
         const STAGE: &str = "attaching to the bridge the pod";
         let subnet = Subnet::around(lease.gateway, lease.prefix).ok_or("its lease is of no subnet").during(STAGE, pod)?;
         let namespace = namespace.try_clone_to_owned().during(STAGE, pod)?;
-        let attachment = Attachment { host_link: host_link_name(pod), namespace, lease: *lease, subnet };
+        let with_ports = self.shared.ports().has(pod).then(|| pod.clone());
+        let attachment = Attachment { host_link: host_link_name(pod), namespace, lease: *lease, subnet, hairpin: with_ports.is_some() };
         let shared = Arc::clone(&self.shared);
         let work = move || {
             let bridge = shared.standing()?;
+            // First, because afterwards this thread is the pod's.
+            if let Some(pod) = with_ports {
+                shared.open_ports(&pod)?;
+            }
             attachment.make(host::route_socket()?, &bridge)
         };
         on_own_thread(STAGE, pod, work).await
     }
 
-    /// Forgets a pod. Its links go with its namespace, a few milliseconds after the last pin and process of
-    /// it: to delete them would make every other pod wait for tens of milliseconds. The lease is given back
-    /// apart, by [`Self::release`].
+    /// Forgets a pod and the ports of the node that it had. Its links go with its namespace, a few milliseconds
+    /// after the last pin and process of it: to delete them would make every other pod wait for tens of
+    /// milliseconds. The lease is given back apart, by [`Self::release`].
     ///
     /// # Errors
-    /// None on this network.
-    pub async fn detach(&self, _pod: &PodId) -> Result<()> {
-        Ok(())
+    /// The kernel refuses to take the ports' rules away; then the pod keeps its ports.
+    pub async fn detach(&self, pod: &PodId) -> Result<()> {
+        if !self.shared.ports().has(pod) {
+            return Ok(());
+        }
+        let (shared, pod_id) = (Arc::clone(&self.shared), pod.clone());
+        on_own_thread("closing the host ports of the pod", pod, move || shared.close_ports(&pod_id)).await
     }
 
-    /// Deletes the pods' links on the bridge that are not `known`; returns their names.
+    /// Deletes the pods' links on the bridge that are not `known`, and returns their names; makes the rules
+    /// those of the pods that were adopted. Nothing is made where nothing was left.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -154,11 +185,15 @@ impl Shared {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn host_side(&self) -> HostSide<'_> {
+    pub(crate) fn ports(&self) -> MutexGuard<'_, PortClaims> {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn host_side(&self) -> HostSide<'_> {
         HostSide { config: &self.config, subnets: self.leases().subnets() }
     }
 
-    fn established(&self) -> MutexGuard<'_, bool> {
+    pub(crate) fn established(&self) -> MutexGuard<'_, bool> {
         self.established.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -178,7 +213,8 @@ impl Shared {
 
     /// The bridge, if it stands. What stood before this process began may follow another configuration.
     fn check(&self, known: bool) -> Result<Option<Link>> {
-        if known { self.host_side().standing(&mut host::route_socket()?) } else { Ok(None) }
+        let ports = self.ports().any_open();
+        if known { self.host_side().standing(&mut host::route_socket()?, ports) } else { Ok(None) }
     }
 
     fn ensure(&self) -> Result<Link> {
@@ -186,19 +222,24 @@ impl Shared {
     }
 
     fn establish(&self, established: &mut bool) -> Result<Link> {
-        let bridge = self.host_side().establish(&mut host::route_socket()?)?;
+        let openings = self.ports().open();
+        let bridge = self.host_side().establish(&mut host::route_socket()?, &openings)?;
         *established = true;
         Ok(bridge)
     }
 
     fn sweep(&self, known: &HashSet<String>) -> Result<Vec<String>> {
         let mut socket = host::route_socket()?;
-        let Some(bridge) = self.host_side().bridge(&mut socket)? else { return Ok(Vec::new()) };
-        let strays = host::pod_ports(&mut socket, &bridge)?.into_iter().map(|port| port.name).filter(|name| !known.contains(name));
-        let strays: Vec<String> = strays.collect();
+        let bridge = self.host_side().bridge(&mut socket)?;
+        if bridge.is_none() && !nft::exists(&table_name(&self.config))? {
+            return Ok(Vec::new());
+        }
+        let ports = bridge.map(|bridge| host::pod_ports(&mut socket, &bridge)).transpose()?.unwrap_or_default();
+        let strays: Vec<String> = ports.into_iter().map(|port| port.name).filter(|name| !known.contains(name)).collect();
         for name in &strays {
             host::delete(&mut socket, name)?;
         }
+        self.ensure()?;
         Ok(strays)
     }
 

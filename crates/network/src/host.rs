@@ -1,9 +1,10 @@
-//! The host's side of the bridge network: the bridge, its addresses, forwarding, masquerading. It compares
-//! what stands in the kernel with what should, and puts it right.
+//! The host's side of the bridge network: the bridge, its addresses, forwarding, the rules. It compares what
+//! stands in the kernel with what should, and puts it right.
 //!
 //! Everything here happens in the network namespace of the calling thread, which must be the host's.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 
 use coracle_domain::{During, Failure, Result};
@@ -11,9 +12,10 @@ use netlink_packet_route::link::LinkFlags;
 use rustix::io::Errno;
 
 use crate::netlink::{Family, Rejection, Socket};
-use crate::nft::{self, Comparison, Expression, Field};
+use crate::ports::Openings;
 use crate::rtnetlink::{self as request, HeldAddress, Link};
-use crate::{BridgeConfig, Subnet};
+use crate::rules::{self, table_name};
+use crate::{BridgeConfig, Subnet, nft};
 
 const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 /// An address that only a default route leads to (RFC 5737).
@@ -31,20 +33,22 @@ pub(crate) struct HostSide<'a> {
 
 impl HostSide<'_> {
     /// The bridge, if all that pods need stands; none if something is missing. That the rules in the table
-    /// are the right ones is taken on trust: nobody but [`Self::establish`] writes them, and it does so first.
-    pub(crate) fn standing(&self, socket: &mut Socket) -> Result<Option<Link>> {
+    /// are the right ones is taken on trust: nobody but this crate writes them, and [`Self::establish`] does so
+    /// first. `ports` says whether any host port is open.
+    pub(crate) fn standing(&self, socket: &mut Socket, ports: bool) -> Result<Option<Link>> {
         let Some(bridge) = self.bridge(socket)? else { return Ok(None) };
         let held = held_addresses(socket, &bridge)?;
         let addressed = self.subnets.iter().all(|subnet| held.iter().any(|held| is_gateway(held, *subnet)));
         let complete = bridge.flags.contains(LinkFlags::Up)
             && addressed
             && forwards()?
-            && (!self.config.masquerade || nft::exists(&table_name(self.config))?);
+            && (!ports || self.routes_loopback()?)
+            && (!(ports || self.config.masquerade) || nft::exists(&table_name(self.config))?);
         Ok(complete.then_some(bridge))
     }
 
-    /// Makes all of it stand.
-    pub(crate) fn establish(&self, socket: &mut Socket) -> Result<Link> {
+    /// Makes all of it stand, and the rules be those for these host ports.
+    pub(crate) fn establish(&self, socket: &mut Socket, openings: &Openings) -> Result<Link> {
         let name = self.config.name.as_str();
         if self.bridge(socket)?.is_none() {
             self.create(socket)?;
@@ -55,10 +59,7 @@ impl HostSide<'_> {
         if !forwards()? {
             std::fs::write(IP_FORWARD, "1").during("turning on forwarding in", IP_FORWARD)?;
         }
-        match self.table() {
-            Some(table) => nft::replace(&table)?,
-            None => nft::remove(&table_name(self.config))?,
-        }
+        self.write_rules(openings)?;
         // Last: a subnet whose gateway stands has its rule.
         self.address(socket, &bridge)?;
         Ok(self.bridge(socket)?.unwrap_or(bridge))
@@ -112,22 +113,41 @@ impl HostSide<'_> {
         Ok(())
     }
 
-    /// The rules: what a pod sends out of its subnet leaves the node with the node's address.
-    fn table(&self) -> Option<nft::Table> {
-        let rules = self.subnets.iter().map(|subnet| {
-            let mut rule = nft::subnet_match(Field::SourceAddress, Comparison::Equal, *subnet).to_vec();
-            rule.extend(nft::subnet_match(Field::DestinationAddress, Comparison::NotEqual, *subnet));
-            rule.push(Expression::Masquerade);
-            rule
-        });
-        let chain = nft::Chain { name: "postrouting", hook: nft::Hook::SourceNat, rules: rules.collect() };
-        self.config.masquerade.then(|| nft::Table { name: table_name(self.config), chains: vec![chain] })
+    /// Makes the rules be exactly those that should stand. Loopback addresses are routed only while the rules
+    /// are there that keep pods from using it.
+    pub(crate) fn write_rules(&self, openings: &Openings) -> Result<()> {
+        if openings.is_empty() {
+            self.route_loopback(false)?;
+        }
+        match rules::table(self.config, &self.subnets, openings) {
+            Some(table) => nft::replace(&table)?,
+            None => nft::remove(&table_name(self.config))?,
+        }
+        if openings.is_empty() { Ok(()) } else { self.route_loopback(true) }
     }
-}
 
-/// The name of the nftables table that belongs to a bridge.
-pub(crate) fn table_name(config: &BridgeConfig) -> String {
-    format!("coracle_{}", config.name)
+    fn loopback_routing(&self) -> String {
+        format!("/proc/sys/net/ipv4/conf/{}/route_localnet", self.config.name)
+    }
+
+    fn routes_loopback(&self) -> Result<bool> {
+        let path = self.loopback_routing();
+        Ok(std::fs::read(&path).during("reading", &path)?.starts_with(b"1"))
+    }
+
+    /// Whether the host's own connections to loopback addresses may leave by the bridge. A bridge that is not
+    /// there begins without.
+    fn route_loopback(&self, on: bool) -> Result<()> {
+        let path = self.loopback_routing();
+        let found = match std::fs::read(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            found => found.during("reading", &path)?,
+        };
+        if found.starts_with(b"1") == on {
+            return Ok(());
+        }
+        std::fs::write(&path, if on { "1" } else { "0" }).during("changing", &path)
+    }
 }
 
 /// The pods' links that are ports of a bridge.
@@ -165,6 +185,12 @@ fn held_addresses(socket: &mut Socket, link: &Link) -> Result<Vec<HeldAddress>, 
 
 fn is_gateway(held: &HeldAddress, subnet: Subnet) -> bool {
     (held.address, held.prefix) == (subnet.gateway(), subnet.prefix())
+}
+
+/// The host's addresses.
+pub(crate) fn addresses() -> Result<BTreeSet<Ipv4Addr>> {
+    let held = route_socket()?.dump(&request::list_addresses(), HeldAddress::read)?;
+    Ok(held.into_iter().map(|held| held.address).collect())
 }
 
 /// The largest packet of the link with the default route; none where the kernel knows no such link.

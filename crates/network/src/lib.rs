@@ -1,7 +1,7 @@
-//! The pod network: native bridge, address leases, masquerading.
+//! The pod network: native bridge, address leases, masquerading, host ports.
 //!
 //! It attaches network namespaces that others made to a bridge, and says what it counts on them. It keeps no
-//! state on disk: leases live in the pods' records, all else in the kernel. It speaks netlink itself; no
+//! state on disk: leases and host ports live in the pods' records, all else in the kernel. It speaks netlink itself; no
 //! helper program runs.
 
 #![forbid(unsafe_code)]
@@ -9,17 +9,22 @@
 mod attach;
 mod bridge;
 mod config;
+mod conntrack;
 mod host;
 mod lease;
 mod netlink;
 mod nft;
+mod opening;
+mod ports;
 mod rtnetlink;
+mod rules;
 mod subnet;
 mod worker;
 
 pub use bridge::{Bridge, host_link_name};
 pub use config::{BridgeConfig, BridgeName, InvalidBridgeName};
 pub use lease::Lease;
+pub use ports::PortRequest;
 pub use subnet::{InvalidSubnet, Subnet};
 
 /// The name of a pod's interface, inside the pod.

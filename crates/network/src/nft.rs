@@ -1,13 +1,17 @@
-//! nf_tables over netlink: tables, chains and rules, changed in one atomic batch. See
+//! nf_tables over netlink: tables, maps, chains and rules, changed in one atomic batch. See
 //! linux/netfilter/nf_tables.h and linux/netfilter/nfnetlink.h.
 //!
 //! Only this crate's own table is ever touched; what others have in the kernel stays as it is.
 
 mod attributes;
 mod expression;
+mod map;
 
-use attributes::Attributes;
-pub(crate) use expression::{Comparison, Expression, Field, subnet_match};
+pub(crate) use attributes::Attributes;
+pub(crate) use expression::{
+    Comparison, Expression, Field, Register, Value, Verdict, host_match, link_match, mark, mark_match, subnet_match,
+};
+pub(crate) use map::{Element, Map, Part, Shape};
 use rustix::io::Errno;
 
 use crate::netlink::{Family, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, Rejection, Request, Socket};
@@ -21,6 +25,9 @@ const NFT_MSG_GETTABLE: u16 = 1;
 const NFT_MSG_DELTABLE: u16 = 2;
 const NFT_MSG_NEWCHAIN: u16 = 3;
 const NFT_MSG_NEWRULE: u16 = 6;
+const NFT_MSG_NEWSET: u16 = 9;
+const NFT_MSG_NEWSETELEM: u16 = 12;
+const NFT_MSG_DELSETELEM: u16 = 14;
 /// `NFPROTO_IPV4`: the family of the tables made here.
 const IPV4: u8 = 2;
 
@@ -32,7 +39,9 @@ const NFTA_LIST_ELEM: u16 = 1;
 pub(crate) struct Table {
     /// Its name; the family is `ip`.
     pub(crate) name: String,
-    /// Its chains.
+    /// What its rules look up.
+    pub(crate) maps: Vec<Map>,
+    /// Its chains; one that another jumps to comes before it.
     pub(crate) chains: Vec<Chain>,
 }
 
@@ -41,24 +50,33 @@ pub(crate) struct Table {
 pub(crate) struct Chain {
     /// Its name.
     pub(crate) name: &'static str,
-    /// Where packets enter it.
-    pub(crate) hook: Hook,
+    /// Where packets enter it; nowhere if other chains jump to it.
+    pub(crate) hook: Option<Hook>,
     /// Its rules, in order.
     pub(crate) rules: Vec<Vec<Expression>>,
 }
 
-/// Where packets enter a chain of type `nat`: a hook and the priority that belongs to it.
+/// Where packets enter a chain: its type, a hook, and the priority that belongs to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hook {
-    /// `hook postrouting priority srcnat`.
+    /// `type filter hook prerouting priority raw`: before connections are known.
+    Raw,
+    /// `type nat hook prerouting priority dstnat`: what comes in.
+    DestinationNat,
+    /// `type nat hook output priority dstnat`: what the host itself sends.
+    OutputNat,
+    /// `type nat hook postrouting priority srcnat`: what goes out.
     SourceNat,
 }
 
 impl Hook {
-    /// `NF_INET_*` and the priority.
-    fn place(self) -> (u32, i32) {
+    /// The type, `NF_INET_*` and the priority.
+    fn place(self) -> (&'static str, u32, i32) {
         match self {
-            Self::SourceNat => (4, 100),
+            Self::Raw => ("filter", 0, -300),
+            Self::DestinationNat => ("nat", 0, -100),
+            Self::OutputNat => ("nat", 3, -100),
+            Self::SourceNat => ("nat", 4, 100),
         }
     }
 }
@@ -68,6 +86,10 @@ pub(crate) fn replace(table: &Table) -> Result<(), Rejection> {
     let name = &table.name;
     let mut steps = removal(name);
     steps.push(change(NFT_MSG_NEWTABLE, NLM_F_CREATE, table_name(name), "creating the nftables table", name));
+    for (map, id) in table.maps.iter().zip(1..) {
+        steps.push(change(NFT_MSG_NEWSET, NLM_F_CREATE, map.shape.encode(name, id), "creating the nftables map", map.shape.name));
+        steps.extend(elements(NFT_MSG_NEWSETELEM, NLM_F_CREATE, name, map));
+    }
     for chain in &table.chains {
         steps.push(change(NFT_MSG_NEWCHAIN, NLM_F_CREATE, chain.encode(name), "creating the nftables chain", chain.name));
         let rules = chain.rules.iter().map(|rule| encode_rule(name, chain.name, rule));
@@ -76,6 +98,24 @@ pub(crate) fn replace(table: &Table) -> Result<(), Rejection> {
         );
     }
     commit(steps)
+}
+
+/// Adds elements to a table's maps.
+pub(crate) fn add_elements(table: &str, maps: &[Map]) -> Result<(), Rejection> {
+    commit(maps.iter().flat_map(|map| elements(NFT_MSG_NEWSETELEM, NLM_F_CREATE, table, map)).collect())
+}
+
+/// Takes elements out of a table's maps.
+///
+/// # Errors
+/// One of them is not there; then the others stay.
+pub(crate) fn remove_elements(table: &str, maps: &[Map]) -> Result<(), Rejection> {
+    commit(maps.iter().flat_map(|map| elements(NFT_MSG_DELSETELEM, 0, table, map)).collect())
+}
+
+fn elements(message: u16, flags: u16, table: &str, map: &Map) -> impl Iterator<Item = Request> {
+    let name = map.shape.name;
+    map.encode_elements(table).map(move |list| change(message, flags, list, "changing the elements of the nftables map", name))
 }
 
 /// Makes sure that a table is gone.
@@ -115,9 +155,14 @@ fn change(message: u16, flags: u16, attributes: Attributes, stage: &'static str,
 }
 
 fn request(message: u16, flags: u16, attributes: Attributes, stage: &'static str, subject: &str) -> Request {
+    Request { kind: SUBSYSTEM << 8 | message, flags, body: self::message(&attributes), stage, subject: subject.to_owned() }
+}
+
+/// The body of a netfilter message of the family IPv4.
+pub(crate) fn message(attributes: &Attributes) -> Vec<u8> {
     let mut body = header(IPV4, 0);
     body.extend_from_slice(attributes.as_bytes());
-    Request { kind: SUBSYSTEM << 8 | message, flags, body, stage, subject: subject.to_owned() }
+    body
 }
 
 /// A `struct nfgenmsg`.
@@ -139,13 +184,11 @@ impl Chain {
         const NFTA_CHAIN_TYPE: u16 = 7;
         const NFTA_HOOK_HOOKNUM: u16 = 1;
         const NFTA_HOOK_PRIORITY: u16 = 2;
-        let (hook, priority) = self.hook.place();
+        let chain = Attributes::default().string(NFTA_CHAIN_TABLE, table).string(NFTA_CHAIN_NAME, self.name);
+        let Some(hook) = self.hook else { return chain };
+        let (kind, hook, priority) = hook.place();
         let hook = Attributes::default().number(NFTA_HOOK_HOOKNUM, hook).number(NFTA_HOOK_PRIORITY, priority.cast_unsigned());
-        Attributes::default()
-            .string(NFTA_CHAIN_TABLE, table)
-            .string(NFTA_CHAIN_NAME, self.name)
-            .nested(NFTA_CHAIN_HOOK, &hook)
-            .string(NFTA_CHAIN_TYPE, "nat")
+        chain.nested(NFTA_CHAIN_HOOK, &hook).string(NFTA_CHAIN_TYPE, kind)
     }
 }
 
@@ -163,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_chain_names_table_hook_and_type() {
-        let chain = Chain { name: "post", hook: Hook::SourceNat, rules: Vec::new() };
+        let chain = Chain { name: "post", hook: Some(Hook::SourceNat), rules: Vec::new() };
         #[rustfmt::skip]
         let expected = [
             6, 0, 1, 0, b't', 0, 0, 0,
@@ -174,6 +217,12 @@ mod tests {
             8, 0, 7, 0, b'n', b'a', b't', 0,
         ];
         assert_eq!(chain.encode("t").as_bytes(), expected);
+    }
+
+    #[test]
+    fn a_chain_that_others_jump_to_has_neither_hook_nor_type() {
+        let chain = Chain { name: "to", hook: None, rules: Vec::new() };
+        assert_eq!(chain.encode("t").as_bytes(), [6, 0, 1, 0, b't', 0, 0, 0, 7, 0, 3, 0, b't', b'o', 0, 0]);
     }
 
     #[test]

@@ -6,7 +6,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -113,6 +115,16 @@ pub(crate) fn enslave(name: &str, bridge: u32) -> Request {
     let attributes = vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::Controller(bridge)];
     let message = RouteNetlinkMessage::SetLink(link(0, LinkFlags::Up, attributes));
     Request::change(&message, 0, "connecting to the bridge the link", name)
+}
+
+/// Lets a bridge send back to one of its ports what came from there. The kernel takes this only after the link
+/// has become a port, and not in the same message.
+pub(crate) fn allow_hairpin(name: &str) -> Request {
+    let port = InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(true)]);
+    let info = vec![LinkInfo::PortKind(InfoPortKind::Bridge), LinkInfo::PortData(port)];
+    let attributes = vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::LinkInfo(info)];
+    let message = RouteNetlinkMessage::NewLink(link(0, LinkFlags::empty(), attributes));
+    Request::change(&message, 0, "allowing hairpins on the link", name)
 }
 
 /// Deletes a link.

@@ -22,6 +22,9 @@ impl Subnet {
     /// `10.87.0.0/16`: where pods get their addresses when nobody says otherwise.
     pub const DEFAULT: Self = Self { network: u32::from_be_bytes([10, 87, 0, 0]), prefix: 16 };
 
+    /// `127.0.0.0/8`: the addresses that never leave a host (RFC 1122).
+    pub(crate) const LOOPBACK: Self = Self { network: u32::from_be_bytes([127, 0, 0, 0]), prefix: 8 };
+
     /// The subnet of a network address.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Writes the attributes of nf_tables messages: numbers are big-endian there, unlike in rtnetlink. See
+//! Writes the attributes of nf_tables and conntrack messages: numbers are big-endian there, unlike in rtnetlink. See
 //! linux/netfilter/nf_tables.h.
 
 use netlink_packet_core::{NLA_F_NESTED, NLA_HEADER_SIZE};
@@ -32,7 +32,12 @@ impl Attributes {
 
     /// Adds attributes within an attribute.
     pub(crate) fn nested(self, kind: u16, inner: &Self) -> Self {
-        self.bytes(kind | NLA_F_NESTED, &inner.0)
+        self.nested_bytes(kind, &inner.0)
+    }
+
+    /// Adds attributes within an attribute, as somebody else wrote them.
+    pub(crate) fn nested_bytes(self, kind: u16, inner: &[u8]) -> Self {
+        self.bytes(kind | NLA_F_NESTED, inner)
     }
 
     /// The bytes.
