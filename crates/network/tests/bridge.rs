@@ -4,15 +4,16 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+mod host_ports;
 
 use std::collections::HashSet;
 use std::fs;
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use common::{Namespace, Pod, connect, dial, eventually, link_exists, on_a_host, run};
+use common::{Namespace, Pod, connect, dial, eventually, link_exists, neighbour, on_a_host, run};
 use coracle_domain::{Error, PodId};
 use coracle_network::{Bridge, BridgeConfig, POD_INTERFACE, host_link_name};
 
@@ -39,18 +40,7 @@ fn pods_reach_each_other_and_the_gateway_at_once() {
 #[test]
 fn what_leaves_the_node_wears_its_address() {
     on_a_host(|| async {
-        let outside = Namespace::new();
-        let uplink = format!("/proc/{}/fd/{}", std::process::id(), outside.as_fd().as_raw_fd());
-        run("ip", &["link", "add", "uplink", "mtu", "1400", "type", "veth", "peer", "name", "far", "netns", &uplink]);
-        run("ip", &["addr", "add", "198.51.100.1/24", "dev", "uplink"]);
-        run("ip", &["link", "set", "uplink", "up"]);
-        run("ip", &["route", "add", "default", "via", "198.51.100.2"]);
-        outside.inside(|| {
-            run("ip", &["addr", "add", "198.51.100.2/24", "dev", "far"]);
-            run("ip", &["link", "set", "far", "up"]);
-        });
-        // Has the kernel finish bringing up the carrier.
-        run("ip", &["link", "show", "dev", "uplink"]);
+        let outside = neighbour();
         let bridge = bridge("10.87.0.0/16");
         let pod = Pod::attached(&bridge, 1).await;
         assert_eq!(connect(&pod.namespace, &outside, Ipv4Addr::new(198, 51, 100, 2)), Ipv4Addr::new(198, 51, 100, 1));

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -47,6 +47,24 @@ pub(crate) fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send)
         run("ip", &["link", "set", "lo", "up"]);
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test());
     });
+}
+
+/// Gives the calling thread's namespace an uplink, 198.51.100.1, to a neighbour, 198.51.100.2, by which its default
+/// route leads; the neighbour.
+pub(crate) fn neighbour() -> Namespace {
+    let outside = Namespace::new();
+    let far = format!("/proc/{}/fd/{}", std::process::id(), outside.as_fd().as_raw_fd());
+    run("ip", &["link", "add", "uplink", "mtu", "1400", "type", "veth", "peer", "name", "far", "netns", &far]);
+    run("ip", &["addr", "add", "198.51.100.1/24", "dev", "uplink"]);
+    run("ip", &["link", "set", "uplink", "up"]);
+    run("ip", &["route", "add", "default", "via", "198.51.100.2"]);
+    outside.inside(|| {
+        run("ip", &["addr", "add", "198.51.100.2/24", "dev", "far"]);
+        run("ip", &["link", "set", "far", "up"]);
+    });
+    // Has the kernel finish bringing up the carrier.
+    run("ip", &["link", "show", "dev", "uplink"]);
+    outside
 }
 
 /// A pod as far as the network knows it.
