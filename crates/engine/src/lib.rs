@@ -389,7 +389,7 @@ async fn recover_all(shared: &Arc<Shared>) -> Result<()> {
     Ok(())
 }
 
-/// Removes what carries our names and belongs to no pod. A failure costs room, not service.
+/// Removes what carries our names and belongs to no pod, rules among it. A failure costs room, not service.
 async fn sweep(shared: &Arc<Shared>) {
     let pods = shared.index.pods();
     let containers: HashSet<ContainerId> =

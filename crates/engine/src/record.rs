@@ -12,7 +12,7 @@ use std::sync::Arc;
 use coracle_domain::{
     ContainerId, ContainerPhase, ContainerRequest, ContainerView, During, ImageId, PodId, PodPhase, PodRequest, Resources, Result,
 };
-use coracle_network::Lease;
+use coracle_network::{Lease, PortRequest};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +68,11 @@ impl PodRecord {
     pub(crate) fn load(path: &Path) -> Result<Self> {
         let Versioned::V1(record) = read(path).during("reading the pod's record", path.display())?;
         Ok(record)
+    }
+
+    /// The host ports that it asks for, at its address.
+    pub(crate) fn port_request(&self, lease: &Lease) -> PortRequest<'_> {
+        PortRequest { pod: &self.id, metadata: &self.request.metadata, address: lease.address, ports: &self.request.ports }
     }
 
     pub(crate) fn container(&self, id: &ContainerId) -> Option<&ContainerRecord> {

@@ -66,10 +66,12 @@ impl Owner {
         DirBuilder::new().mode(0o711).create(path).during("making the pod's directory", path.display())
     }
 
-    /// Takes an address. It is on record before it is used.
+    /// Takes an address and the host ports asked for. They are on record before they are used.
     async fn take_lease(&mut self) -> Result<()> {
         if self.record.request.network == NetworkMode::Pod {
-            self.record.lease = Some(self.shared.network.lease()?);
+            let lease = self.shared.network.lease()?;
+            self.record.lease = Some(lease);
+            self.shared.network.claim_ports(&self.record.port_request(&lease))?;
         }
         self.record.save(&self.directory.record())
     }

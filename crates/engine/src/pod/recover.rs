@@ -90,6 +90,9 @@ impl Owner {
     async fn reconnect(&mut self) -> Result<()> {
         if let Some(lease) = &self.record.lease {
             self.shared.network.adopt(lease);
+            if let Err(error) = self.shared.network.adopt_ports(&self.record.port_request(lease)) {
+                warn!(pod = self.id().short(), %error, "the pod's host ports are closed");
+            }
         }
         let subject = self.record.id.to_string();
         let work = Monitor::connect(self.directory.path());

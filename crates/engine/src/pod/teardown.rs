@@ -84,11 +84,13 @@ impl<'a> Teardown<'a> {
         let mut faults = Faults::default();
         faults.note(self.remove_cgroups().await);
         faults.note(self.end_monitor().await);
-        faults.note(self.shared.network.detach(&self.subject.id).await);
-        faults.note(self.unmount());
-        if let Some(lease) = &self.subject.lease {
+        let detached = self.shared.network.detach(&self.subject.id).await;
+        // An address that host ports still lead to is nobody else's yet.
+        if let (Ok(()), Some(lease)) = (&detached, &self.subject.lease) {
             self.shared.network.release(lease);
         }
+        faults.note(detached);
+        faults.note(self.unmount());
         faults.result()
     }
 
