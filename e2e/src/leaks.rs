@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 use crate::host;
 
@@ -64,6 +65,7 @@ impl Footprint {
         found.extend(self.pod_links(&expected.pods).iter().map(|link| format!("link {link}")));
         found.extend(self.pod_cgroups().iter().map(|group| format!("cgroup {}", group.display())));
         found.extend(self.rules_about(&expected.addresses).iter().map(|rule| format!("nft rule {rule}")));
+        found.extend(self.host_ports().iter().map(|port| format!("host port {port}")));
         found.extend(self.pod_files(&expected.state).iter().map(|path| format!("file {}", path.display())));
         found
     }
@@ -125,6 +127,15 @@ impl Footprint {
         listing.lines().filter(|line| addresses.iter().any(|address| is_word(line, address))).map(|line| line.trim().to_owned()).collect()
     }
 
+    /// The elements of the maps in the node's nft table, keys and values: `tcp 8080 10.128.0.2 80`. Every one
+    /// belongs to a pod.
+    pub fn host_ports(&self) -> BTreeSet<String> {
+        let listing = host::run("nft", &["-j", "list", "table", "ip", &self.table()]).unwrap_or_default();
+        let listing: Value = serde_json::from_str(&listing).unwrap_or_default();
+        let objects = listing["nftables"].as_array().into_iter().flatten();
+        objects.filter_map(|object| object["map"]["elem"].as_array()).flatten().map(words).collect()
+    }
+
     /// What has come into the state directory since the first pod (files, sockets, and directories named for
     /// an id), and directories of pods and containers.
     fn pod_files(&self, before: &BTreeSet<PathBuf>) -> Vec<PathBuf> {
@@ -184,6 +195,16 @@ impl Footprint {
             let _ = fs::remove_dir(group);
         }
         self.remove_node();
+    }
+}
+
+/// The words and numbers in a JSON value, in their order.
+fn words(value: &Value) -> String {
+    match value {
+        Value::Array(parts) => parts.iter().map(words).collect::<Vec<_>>().join(" "),
+        Value::Object(fields) => fields.values().map(words).collect::<Vec<_>>().join(" "),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
     }
 }
 

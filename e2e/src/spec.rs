@@ -32,6 +32,17 @@ impl PodSpec {
         self
     }
 
+    /// With a port of the node, at one address (empty: at all), that leads to a port of the pod.
+    pub fn host_port(mut self, protocol: api::Protocol, host_ip: &str, host_port: u16, container_port: u16) -> Self {
+        self.config.port_mappings.push(api::PortMapping {
+            protocol: protocol.into(),
+            container_port: container_port.into(),
+            host_port: host_port.into(),
+            host_ip: host_ip.to_owned(),
+        });
+        self
+    }
+
     /// With another handler than the target's.
     pub fn handler(mut self, name: &str) -> Self {
         self.handler = Some(name.to_owned());
