@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::OnceLock;
 
 use tar::{EntryType, Header};
@@ -72,6 +74,19 @@ impl Layer {
         self.file(path, 0o644, content)
     }
 
+    /// All directories and regular files beneath a directory of this machine, with their modes, owned by root.
+    pub fn tree(mut self, root: &Path) -> Self {
+        for path in crate::leaks::tree(root) {
+            let mode = std::fs::metadata(&path).expect("looking at a file").permissions().mode() & 0o7777;
+            let name = path.strip_prefix(root).expect("it lies beneath its root").to_string_lossy().into_owned();
+            self = match path.is_dir() {
+                true => self.directory(&name, mode, (0, 0)),
+                false => self.file(&name, mode, &std::fs::read(&path).expect("reading a file")),
+            };
+        }
+        self
+    }
+
     /// Removes what the layers below have at `path`: a whiteout.
     pub fn whiteout(self, path: &str) -> Self {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
@@ -137,12 +152,17 @@ pub fn compress(tar: &[u8], compression: Compression) -> Vec<u8> {
 /// Where Debian's `busybox-static` puts its one file.
 const BUSYBOX: [&str; 2] = ["/usr/bin/busybox", "/bin/busybox"];
 
+/// Debian's statically linked busybox.
+pub fn busybox_program() -> Vec<u8> {
+    BUSYBOX.iter().find_map(|path| std::fs::read(path).ok()).expect("busybox-static is installed")
+}
+
 /// A small system: busybox with links for all its applets, a few directories and the usual accounts
 /// (`root`, `alice` 1000:1000 who is also in `wheel` 10 and `staff` 50, `nobody`).
 pub fn busybox() -> &'static [u8] {
     static LAYER: OnceLock<Vec<u8>> = OnceLock::new();
     LAYER.get_or_init(|| {
-        let program = BUSYBOX.iter().find_map(|path| std::fs::read(path).ok()).expect("busybox-static is installed");
+        let program = busybox_program();
         let mut layer = Layer::new();
         for (directory, mode) in
             [("bin", 0o755), ("etc", 0o755), ("home", 0o755), ("root", 0o700), ("tmp", 0o1777), ("var", 0o755), ("usr", 0o755)]

@@ -34,9 +34,11 @@ async fn one_image_is_known_by_tag_by_digest_and_by_id() {
     assert_eq!(node.cri.pull(&second.reference, None).await.expect("by the other tag"), id);
     assert_eq!(node.cri.pull(&first.by_digest, None).await.expect("by digest"), id);
     assert_eq!(node.cri.pull(&first.reference, None).await.expect("again"), id);
+    let by_id = node.cri.image(&id).await.expect("ImageStatus");
     for name in [&first.reference, &second.reference, &first.by_digest, &id] {
         let found = node.cri.image(name).await.expect("ImageStatus").unwrap_or_else(|| panic!("no image {name}"));
         assert_eq!(found.id, id, "{name}");
+        assert_eq!(Some(&found), by_id.as_ref(), "an image looks the same whatever it was asked for by: {name}");
         let mut tags = found.repo_tags.clone();
         tags.sort();
         assert_eq!(tags, [first.reference.clone(), second.reference.clone()]);

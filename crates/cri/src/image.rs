@@ -61,7 +61,7 @@ fn user_and_password(auth: &str) -> Checked<(String, String)> {
     Ok((username.to_owned(), password.trim_end_matches('\0').to_owned()))
 }
 
-/// An image as it stands in lists.
+/// An image, in lists and in statuses alike: it is the same whatever name it was asked for by.
 pub(crate) fn item(image: &Image) -> v1::Image {
     let (uid, username) = user(image.user().unwrap_or_default());
     v1::Image {
@@ -74,11 +74,6 @@ pub(crate) fn item(image: &Image) -> v1::Image {
         spec: None,
         pinned: image.pinned,
     }
-}
-
-/// An image's status, with its name as it was asked for.
-pub(crate) fn status(image: &Image, asked: v1::ImageSpec) -> v1::Image {
-    v1::Image { spec: Some(asked), ..item(image) }
 }
 
 /// `1000:1000` is a uid, `nobody:nogroup` a name; the group is not told.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -19,8 +19,8 @@ enum Command {
     Push {
         /// The registry's address, for instance 127.0.0.1:5000
         registry: SocketAddr,
-        /// The program `effective-uid`, statically linked
-        effective_uid: PathBuf,
+        /// The directory with the programs that the images need beside busybox-static
+        programs: PathBuf,
     },
     /// Says what passed, failed and was skipped; fails if anything failed or nothing ran
     Report {
@@ -31,17 +31,17 @@ enum Command {
 
 fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     match Command::parse() {
-        Command::Push { registry, effective_uid } => {
-            push(registry, &std::fs::read(effective_uid)?)?;
+        Command::Push { registry, programs } => {
+            push(registry, &programs)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Report { file } => Ok(report(&serde_json::from_slice::<Vec<Suite>>(&std::fs::read(file)?)?)),
     }
 }
 
-fn push(registry: SocketAddr, effective_uid: &[u8]) -> Result<(), Box<dyn std::error::Error>> {
+fn push(registry: SocketAddr, programs: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let client = Client::new(registry);
-    for image in suite::images(effective_uid) {
+    for image in suite::images(programs) {
         let built = image.image.build();
         client.push(&image.name, image.tag, &built)?;
         if image.name == suite::PINNED {

@@ -41,7 +41,7 @@ impl Images {
             return Ok(v1::ImageStatusResponse::default());
         };
         let info = if request.verbose { info(&found)? } else { BTreeMap::new() };
-        Ok(v1::ImageStatusResponse { image: Some(image::status(&found, request.image.unwrap_or_default())), info })
+        Ok(v1::ImageStatusResponse { image: Some(image::item(&found)), info })
     }
 
     async fn pull(&self, request: v1::PullImageRequest) -> Result<ImageId> {
