@@ -247,9 +247,45 @@ async fn names_are_resolved_as_the_pod_says() {
     for expected in ["nameserver 192.0.2.53", "search sea.example", "options ndots:2"] {
         assert!(resolver.lines().any(|line| line == expected), "{expected:?} in {resolver:?}");
     }
+    let own = pod.address().await;
+    assert!(
+        container.shell("cat /etc/hosts").await.lines().any(|line| line == format!("{own}\tharbour")),
+        "a name for the pod's own address"
+    );
     let plain = node.pod("plain").await.start(&ContainerSpec::new("c", &image)).await;
     let hosts = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     assert_eq!(plain.shell("cat /etc/resolv.conf").await, hosts.trim_end(), "without a configuration it is the host's");
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn the_files_of_names_that_the_caller_mounts_are_the_containers() {
+    let node = Node::start().await;
+    let image = node.busybox().await;
+    let pod = node.pod("aliased").await;
+    let address = pod.address().await;
+    let mine = |name: &str, content: &str| {
+        let path = node.scratch().join(name);
+        std::fs::write(&path, content).expect("writing a file");
+        path.to_string_lossy().into_owned()
+    };
+    // What a kubelet does with hostAliases: its file, writable, over ours.
+    let hosts = mine("hosts", &format!("127.0.0.1\tlocalhost\n{address}\taliased\n{address}\tlighthouse.example\tbeacon\n"));
+    let (resolver, hostname) = (mine("resolv.conf", "nameserver 192.0.2.7\n"), mine("hostname", "another\n"));
+    let spec = ContainerSpec::new("c", &image).script("echo ahoy >/var/www/index.html; exec httpd -f -p 8080 -h /var/www");
+    let spec = spec.mount(&hosts, "/etc/hosts", false).mount(&resolver, "/etc/resolv.conf", true).mount(&hostname, "/etc/hostname", true);
+    let container = pod.start(&spec).await;
+    for name in ["lighthouse.example", "beacon", "aliased"] {
+        let fetch = ["/bin/wget", "-q", "-O", "-", &format!("http://{name}:8080/")];
+        let fetched =
+            eventually("an answer by an alias", || async { Some(container.exec(&fetch).await).filter(|output| output.code == 0) });
+        assert_eq!(fetched.await.stdout, "ahoy", "{name}");
+    }
+    assert_eq!(container.shell("cat /etc/resolv.conf /etc/hostname").await, "nameserver 192.0.2.7\nanother");
+    assert_eq!(container.shell("hostname").await, "aliased", "the file does not rename the pod");
+    container.shell("echo '192.0.2.9 buoy' >>/etc/hosts").await;
+    assert!(std::fs::read_to_string(&hosts).expect("reading a file").contains("buoy"), "it is the caller's file");
+    assert_ne!(container.exec(&["/bin/sh", "-c", "echo x >>/etc/resolv.conf"]).await.code, 0, "read-only as asked");
     node.finish().await;
 }
 
@@ -653,13 +689,28 @@ async fn the_images_stop_signal_is_sent() {
 async fn kernel_parameters_are_the_pods() {
     let node = Node::start().await;
     let image = node.busybox().await;
+    // The first three are safe in Kubernetes' sense, the others must be allowed by the kubelet.
+    let parameters = [
+        ("kernel.shm_rmid_forced", "1"),
+        ("net.ipv4.ip_local_port_range", "20000\t20100"),
+        ("net.ipv4.ip_unprivileged_port_start", "80"),
+        ("kernel.msgmax", "9000"),
+        ("kernel.sem", "250\t32000\t33\t129"),
+        ("fs.mqueue.msg_max", "17"),
+        ("net.core.somaxconn", "1234"),
+        ("net/ipv4/conf/lo/forwarding", "0"),
+    ];
+    let file = |name: &str| format!("/proc/sys/{}", if name.contains('/') { name.to_owned() } else { name.replace('.', "/") });
+    let nodes = || parameters.map(|(name, _)| std::fs::read_to_string(file(name)).ok());
+    let before = nodes();
     let set = |config: &mut api::PodSandboxConfig| {
-        let linux = config.linux.get_or_insert_default();
-        linux.sysctls.insert("net.ipv4.ip_local_port_range".into(), "20000 20100".into());
-        linux.sysctls.insert("kernel.shm_rmid_forced".into(), "1".into());
+        let pairs = parameters.map(|(name, value)| (name.to_owned(), value.replace('\t', " ")));
+        config.linux.get_or_insert_default().sysctls.extend(pairs);
     };
     let container = node.run(&PodSpec::new("sysctl").with(set)).await.start(&ContainerSpec::new("c", &image)).await;
-    assert_eq!(container.shell("cat /proc/sys/net/ipv4/ip_local_port_range | tr '\\t' ' '").await, "20000 20100");
-    assert_eq!(container.shell("cat /proc/sys/kernel/shm_rmid_forced").await, "1");
+    for (name, value) in parameters {
+        assert_eq!(container.shell(&format!("cat {}", file(name))).await, value, "{name}");
+    }
+    assert_eq!(nodes(), before, "the node's own are as they were");
     node.finish().await;
 }
