@@ -6,6 +6,7 @@ use std::time::Duration;
 use coracle_e2e::api::{self, ContainerFilter, ContainerState, PodSandboxState};
 use coracle_e2e::image::Image;
 use coracle_e2e::layer::{Compression, Layer};
+use coracle_e2e::registry::{Access, Registry};
 use coracle_e2e::{Code, ContainerSpec, Node, Pod, PodSpec};
 use futures_util::future::join_all;
 
@@ -181,6 +182,49 @@ async fn one_image_has_one_id_in_every_call() {
         let listed = listed(&node, &pod).await;
         let item = listed.iter().find(|item| item.id == container.id).expect("it is listed");
         assert_eq!((&item.image_id, &item.image_ref), (&id, &id), "made by {name}");
+    }
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn one_image_from_two_registries_is_one_image() {
+    let node = Node::start().await;
+    let second = Registry::start(&node.scratch().join("second"), Access::Open);
+    let mark = Layer::new().file("mark", 0o644, node.scratch().to_string_lossy().as_bytes()).into_tar();
+    let built = Image::busybox().layer(&mark, Compression::Gzip).build();
+    let here = node.registry.push("same", "1", &built);
+    let there = second.push("same", "1", &built);
+    for pushed in [&here, &there] {
+        assert_eq!(node.cri.pull(&pushed.reference, None).await.expect("PullImage"), built.id());
+    }
+    let status = node.cri.image(&here.reference).await.expect("ImageStatus").expect("it is there");
+    assert_eq!(node.cri.image(&there.reference).await.expect("ImageStatus").as_ref(), Some(&status));
+    assert_eq!(sorted(status.repo_tags), sorted(vec![here.reference.clone(), there.reference.clone()]));
+    assert_eq!(sorted(status.repo_digests), sorted(vec![here.by_digest.clone(), there.by_digest.clone()]));
+    node.cri.remove_image(&there.reference).await.expect("RemoveImage");
+    assert!(node.cri.image(&here.reference).await.expect("ImageStatus").is_none(), "one image, removed by one of its names");
+    node.finish().await;
+}
+
+fn sorted(mut words: Vec<String>) -> Vec<String> {
+    words.sort();
+    words
+}
+
+#[tokio::test]
+async fn an_abandoned_pull_is_in_no_list_until_it_is_complete() {
+    let Some(node) = Node::own().await else { return };
+    for patience in [300, 1000, 3000, 8000, 20_000] {
+        let mark = Layer::new().file("mark", 0o644, format!("{patience} {}", node.scratch().display()).as_bytes()).into_tar();
+        let pushed = node.push(&format!("abandoned-{patience}"), &Image::busybox().layer(&mark, Compression::Gzip));
+        abandon(node.cri.pull(&pushed.reference, None), patience).await;
+        for image in node.cri.all_images(None).await.expect("ListImages") {
+            assert!(image.size > 0 && !image.repo_tags.is_empty() && !image.repo_digests.is_empty(), "{image:?}");
+        }
+        assert_eq!(node.cri.pull(&pushed.reference, None).await.expect("PullImage"), pushed.id);
+        let pod = node.pod(&format!("p{patience}")).await;
+        let (status, text) = pod.run(&ContainerSpec::new("c", &pushed.reference).script("cat /mark")).await;
+        assert!(status.exit_code == 0 && text.starts_with(&patience.to_string()), "{text}");
     }
     node.finish().await;
 }
