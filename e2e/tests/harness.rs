@@ -1,4 +1,4 @@
-//! The harness itself: its leak check finds leaks.
+//! The harness itself: its leak check finds leaks, and what the documentation says of tests is so.
 
 use coracle_e2e::{Node, host};
 
@@ -44,5 +44,17 @@ async fn a_node_that_is_not_finished_fails_its_test() {
         node.pod("forgotten").await;
     } else {
         panic!("the test did not finish its node: nothing to try it on here");
+    }
+}
+
+#[test]
+fn every_test_that_the_conformance_tables_name_is_there() {
+    let package = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let tables = std::fs::read_to_string(package.join("../docs/conformance.md")).expect("reading docs/conformance.md");
+    let named: Vec<(&str, &str)> = tables.split('`').filter(|word| !word.contains(' ')).filter_map(|word| word.split_once("::")).collect();
+    assert!(named.len() > 20, "{named:?}");
+    for (file, test) in named.into_iter().filter(|name| *name != ("file", "test")) {
+        let source = std::fs::read_to_string(package.join(format!("tests/{file}.rs"))).unwrap_or_default();
+        assert!(source.contains(&format!("fn {test}(")), "there is no {file}::{test}");
     }
 }
