@@ -1,8 +1,8 @@
 //! Containers: from `CreateContainerRequest` to the domain's [`ContainerRequest`].
 
 use coracle_domain::{
-    ContainerMetadata, ContainerRequest, EnvironmentVariable, HandlerName, ImageIdentity, PidMode, PodRequest, Refusal, Resources,
-    SecurityContext,
+    ContainerMetadata, ContainerRequest, EnvironmentVariable, HandlerName, ImageIdentity, Mount, PidMode, PodRequest, Propagation, Refusal,
+    Resources, SecurityContext,
 };
 
 use crate::check::{self, Checked};
@@ -46,7 +46,19 @@ pub(crate) fn fits(container: &ContainerRequest, pod: &PodRequest) -> Checked<()
     if container.security.privileged && !pod.security.privileged {
         return Err(Refusal::invalid("config.linux.security_context.privileged", "the pod was not made for privileged containers"));
     }
-    Ok(())
+    may_share(&container.mounts, &container.security)
+}
+
+/// A container's mounts may reach the node only if it is privileged, as in Kubernetes' own validation.
+fn may_share(mounts: &[Mount], security: &SecurityContext) -> Checked<()> {
+    let shared = mounts.iter().position(|mount| mount.propagation == Propagation::Bidirectional);
+    match shared {
+        Some(index) if !security.privileged => Err(Refusal::invalid(
+            format!("config.mounts[{index}].propagation"),
+            "is bidirectional, which only a privileged container may ask for",
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn metadata(metadata: &v1::ContainerMetadata) -> Checked<ContainerMetadata> {

@@ -69,7 +69,7 @@ pub(crate) fn status(container: &ContainerView) -> v1::ContainerStatus {
         message: end.message,
         labels: container.request.labels.clone(),
         annotations: container.request.annotations.clone(),
-        mounts: container.request.mounts.iter().map(mount::message).collect(),
+        mounts: mount::messages(&container.request.mounts, &container.volume_images),
         log_path: container.log_path.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
         resources: Some(v1::ContainerResources { linux: Some(resources::message(&container.resources)), windows: None }),
         image_id,

@@ -57,7 +57,8 @@ fn source(at: &impl Fn(&str) -> String, message: &v1::Mount) -> Checked<MountSou
     let reference = check::required(&at("image.image"), &image.image)?;
     // The kubelet puts the id that PullImage answered into `image`; since 0.36 also into `image_ref`.
     let id = [&image.image_ref, &reference].into_iter().find_map(|text| text.parse::<ImageId>().ok());
-    Ok(MountSource::Image { id, sub_path: check::beneath_or_none(&at("image_sub_path"), &message.image_sub_path)?, reference })
+    let sub_path = check::beneath_or_none(&at("image_sub_path"), &message.image_sub_path)?;
+    Ok(MountSource::Image { id, sub_path, reference, user_specified: image.user_specified_image.clone() })
 }
 
 fn propagation(field: &str, value: i32) -> Checked<Propagation> {
@@ -68,8 +69,17 @@ fn propagation(field: &str, value: i32) -> Checked<Propagation> {
     })
 }
 
-/// A mount as statuses show it.
-pub(crate) fn message(mount: &Mount) -> v1::Mount {
+/// Mounts as statuses show them; `images` are the ids of the images among them, in order.
+pub(crate) fn messages(mounts: &[Mount], images: &[ImageId]) -> Vec<v1::Mount> {
+    let mut images = images.iter();
+    let shown = mounts.iter().map(|mount| match mount.source {
+        MountSource::Image { .. } => message(mount, images.next()),
+        MountSource::Host(_) => message(mount, None),
+    });
+    shown.collect()
+}
+
+fn message(mount: &Mount, found: Option<&ImageId>) -> v1::Mount {
     let propagation = match mount.propagation {
         Propagation::Private => v1::MountPropagation::PropagationPrivate,
         Propagation::HostToContainer => v1::MountPropagation::PropagationHostToContainer,
@@ -78,9 +88,10 @@ pub(crate) fn message(mount: &Mount) -> v1::Mount {
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let (host_path, image, image_sub_path) = match &mount.source {
         MountSource::Host(path) => (text(path), None, String::new()),
-        MountSource::Image { reference, id, sub_path } => {
-            let image_ref = id.as_ref().map(|id| id.as_str().to_owned()).unwrap_or_default();
-            let image = v1::ImageSpec { image: reference.clone(), image_ref, ..Default::default() };
+        MountSource::Image { reference, id, sub_path, user_specified } => {
+            let image_ref = found.or(id.as_ref()).map(|id| id.as_str().to_owned()).unwrap_or_default();
+            let (image, user_specified_image) = (reference.clone(), user_specified.clone());
+            let image = v1::ImageSpec { image, image_ref, user_specified_image, ..Default::default() };
             (String::new(), Some(image), sub_path.as_deref().map(text).unwrap_or_default())
         }
     };
@@ -140,15 +151,28 @@ mod tests {
         };
         let shared = v1::Mount { propagation: v1::MountPropagation::PropagationBidirectional.into(), ..bind() };
         for mount in [bind(), full, shared] {
-            assert_eq!(message(&parse(0, &mount).unwrap()), mount);
+            assert_eq!(messages(&[parse(0, &mount).unwrap()], &[]), [mount]);
         }
     }
 
     #[test]
     fn an_image_is_mounted_by_the_id_that_the_kubelet_pulled() {
-        let status = message(&parse(0, &image()).unwrap());
+        let status = message(&parse(0, &image()).unwrap(), None);
         assert_eq!(status.image.map(|image| (image.image_ref == image.image, image.image.len())), Some((true, 71)));
         assert_eq!(status.image_sub_path, "weights/small");
+    }
+
+    #[test]
+    fn a_status_tells_which_image_a_name_meant() {
+        let mut named = image();
+        named.image = Some(v1::ImageSpec { image: "models:1".to_owned(), user_specified_image: "models".to_owned(), ..Default::default() });
+        let (first, second) = (format!("sha256:{}", "1".repeat(64)), format!("sha256:{}", "2".repeat(64)));
+        let mounts = [named, bind(), image()].map(|message| parse(0, &message).unwrap());
+        let told = messages(&mounts, &[first.parse().unwrap(), second.parse().unwrap()]);
+        let images: Vec<_> =
+            told.into_iter().map(|mount| mount.image.map(|image| (image.image, image.user_specified_image, image.image_ref))).collect();
+        let named = ("models:1".to_owned(), "models".to_owned(), first);
+        assert_eq!(images, [Some(named), None, Some((format!("sha256:{}", "0".repeat(64)), String::new(), second))]);
     }
 
     #[test]

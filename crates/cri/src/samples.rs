@@ -128,6 +128,7 @@ pub(crate) fn container() -> Arc<ContainerView> {
         id: "c1".repeat(32).parse().unwrap(),
         pod: "ab".repeat(32).parse().unwrap(),
         image: IMAGE.parse().unwrap(),
+        volume_images: Vec::new(),
         phase: ContainerPhase::Exited {
             started_at: Some(200),
             exit: Exit { code: ExitCode::Known(0), at: 300, oom_killed: false },

@@ -1,14 +1,11 @@
 //! From the domain's errors to gRPC status codes, as a kubelet reads them.
 //!
 //! The kubelet asks three things of a code: is the subject absent (NOT_FOUND), did a command run out of
-//! time (DEADLINE_EXCEEDED), and is a pull's message its own (UNKNOWN: only then it looks for a sentinel
-//! such as `RegistryUnavailable` at the message's start).
+//! time (DEADLINE_EXCEEDED), and is a message its own (UNKNOWN: only then it looks for a sentinel such as
+//! `RegistryUnavailable` at the message's start). The sentinels are those of cri-api's `pkg/errors`.
 
 use coracle_domain::{Error, Failure, FailureKind, Refusal};
 use tonic::{Code, Status};
-
-/// What the kubelet looks for to tell an unreachable registry from other reasons.
-const REGISTRY_UNAVAILABLE: &str = "RegistryUnavailable: ";
 
 /// The status that tells `error`.
 pub(crate) fn status(error: &Error) -> Status {
@@ -34,15 +31,18 @@ fn failure_code(failure: &Failure) -> Code {
         FailureKind::Exhausted => Code::ResourceExhausted,
         FailureKind::Unavailable => Code::Unavailable,
         FailureKind::Denied => Code::PermissionDenied,
-        FailureKind::RegistryUnavailable => Code::Unknown,
+        FailureKind::RegistryUnavailable | FailureKind::ImageVolume | FailureKind::RecursiveReadOnly => Code::Unknown,
     }
 }
 
 fn failure_message(failure: &Failure) -> String {
-    match failure.kind {
-        FailureKind::RegistryUnavailable => format!("{REGISTRY_UNAVAILABLE}{failure}"),
-        _ => failure.to_string(),
-    }
+    let sentinel = match failure.kind {
+        FailureKind::RegistryUnavailable => "RegistryUnavailable",
+        FailureKind::ImageVolume => "ImageVolumeMountFailed",
+        FailureKind::RecursiveReadOnly => "RROUnsupported",
+        _ => return failure.to_string(),
+    };
+    format!("{sentinel}: {failure}")
 }
 
 #[cfg(test)]
@@ -80,10 +80,15 @@ mod tests {
     }
 
     #[test]
-    fn an_unreachable_registry_is_told_in_the_kubelets_word() {
-        let failure = Failure::new("fetching the manifest of", "r.example/a:1", "refused").kind(FailureKind::RegistryUnavailable);
-        let status = status(&failure.into());
-        assert_eq!(status.code(), Code::Unknown);
-        assert_eq!(status.message(), "RegistryUnavailable: fetching the manifest of r.example/a:1: refused");
+    fn what_the_kubelet_has_a_word_for_is_told_with_it() {
+        let cases = [
+            (FailureKind::RegistryUnavailable, "RegistryUnavailable"),
+            (FailureKind::ImageVolume, "ImageVolumeMountFailed"),
+            (FailureKind::RecursiveReadOnly, "RROUnsupported"),
+        ];
+        for (kind, word) in cases {
+            let status = status(&Failure::new("mounting", "/x", "no").kind(kind).into());
+            assert_eq!((status.code(), status.message()), (Code::Unknown, format!("{word}: mounting /x: no").as_str()));
+        }
     }
 }

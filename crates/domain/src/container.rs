@@ -55,6 +55,9 @@ pub enum MountSource {
         reference: String,
         /// Its id as resolved by the caller, where given.
         id: Option<ImageId>,
+        /// `image.user_specified_image` of the request.
+        #[serde(default)]
+        user_specified: String,
         /// The path within it.
         sub_path: Option<PathBuf>,
     },
@@ -205,6 +208,8 @@ pub struct ContainerView {
     pub request: Arc<ContainerRequest>,
     /// Its image's id.
     pub image: ImageId,
+    /// The ids of the images among its mounts, in the mounts' order.
+    pub volume_images: Vec<ImageId>,
     /// Its phase.
     pub phase: ContainerPhase,
     /// Nanoseconds since the epoch.

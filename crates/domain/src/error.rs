@@ -64,6 +64,10 @@ pub enum FailureKind {
     Denied,
     /// A registry could not be reached; kubelet's sentinel `RegistryUnavailable`.
     RegistryUnavailable,
+    /// An image could not be mounted as a volume; kubelet's sentinel `ImageVolumeMountFailed`.
+    ImageVolume,
+    /// The kernel cannot make mounts beneath a mount read-only; kubelet's sentinel `RROUnsupported`.
+    RecursiveReadOnly,
 }
 
 /// An operation that failed: `stage` on `subject`, because of `source`.

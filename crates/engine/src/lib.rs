@@ -27,6 +27,7 @@ mod record;
 mod stats;
 #[cfg(test)]
 mod testing;
+mod volumes;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::DirBuilder;
@@ -313,7 +314,7 @@ impl Engine {
     pub async fn status(&self) -> RuntimeStatus {
         RuntimeStatus {
             network: self.shared.network.ready().await,
-            handlers: self.shared.handlers.infos(),
+            handlers: self.shared.handlers.infos(self.shared.node.kernel),
             systemd_cgroups: false,
             details: inspect::runtime(&self.shared),
         }

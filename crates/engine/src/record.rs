@@ -50,6 +50,9 @@ pub(crate) struct ContainerRecord {
     pub(crate) id: ContainerId,
     pub(crate) request: Arc<ContainerRequest>,
     pub(crate) image: ImageId,
+    /// The images among its mounts, in their order.
+    #[serde(default)]
+    pub(crate) volume_images: Vec<ImageId>,
     pub(crate) phase: ContainerPhase,
     pub(crate) created_at: i64,
     pub(crate) resources: Resources,
@@ -91,6 +94,7 @@ impl ContainerRecord {
             pod: pod.clone(),
             request: Arc::clone(&self.request),
             image: self.image.clone(),
+            volume_images: self.volume_images.clone(),
             phase: self.phase.clone(),
             created_at: self.created_at,
             resources: self.resources.clone(),

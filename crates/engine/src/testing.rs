@@ -68,6 +68,7 @@ fn container(seed: u8) -> ContainerRecord {
         id: ContainerId::from_entropy([seed; 32]),
         request: Arc::new(container_request()),
         image: format!("sha256:{}", "0".repeat(64)).parse().unwrap(),
+        volume_images: Vec::new(),
         phase: ContainerPhase::Created,
         created_at: 0,
         resources: Resources::default(),

@@ -59,10 +59,10 @@ impl Handlers {
         })
     }
 
-    /// All handlers for CRI's Status, the default one first.
-    pub fn infos(&self) -> Vec<HandlerInfo> {
-        let named = self.named.iter().map(|(name, handler)| handler.info(&name.0));
-        std::iter::once(self.default.info("")).chain(named).collect()
+    /// All handlers for CRI's Status on a kernel of that version, the default one first.
+    pub fn infos(&self, kernel: (u32, u32)) -> Vec<HandlerInfo> {
+        let named = self.named.iter().map(|(name, handler)| handler.info(&name.0, kernel));
+        std::iter::once(self.default.info("", kernel)).chain(named).collect()
     }
 }
 
@@ -74,9 +74,10 @@ impl Handler {
         }
     }
 
-    fn info(self, name: &str) -> HandlerInfo {
+    fn info(self, name: &str, kernel: (u32, u32)) -> HandlerInfo {
+        let recursive_read_only = coracle_spec::has_recursive_read_only(kernel);
         match self {
-            Self::Native => HandlerInfo { name: name.to_owned(), recursive_read_only: true, user_namespaces: false },
+            Self::Native => HandlerInfo { name: name.to_owned(), recursive_read_only, user_namespaces: false },
         }
     }
 }
@@ -101,7 +102,7 @@ mod tests {
 
     #[test]
     fn the_default_is_told_of_by_its_empty_name_too() {
-        let names: Vec<String> = Handlers::default().infos().into_iter().map(|info| info.name).collect();
+        let names: Vec<String> = Handlers::default().infos((6, 12)).into_iter().map(|info| info.name).collect();
         assert_eq!(names, ["", NATIVE]);
     }
 }

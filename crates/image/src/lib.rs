@@ -10,7 +10,7 @@
 //! <root>/layers/<key>/ record.json and fs/, the unpacked tree
 //! <root>/containers/   <container id>/{upper,work}
 //! <root>/tmp/          work under way and things being deleted; emptied when the store opens
-//! <runtime>/           which layers each container's rootfs stands on; tmpfs, dies with the kernel
+//! <runtime>/           which layers each container's rootfs and volumes stand on; tmpfs, dies with the kernel
 //! ```
 //!
 //! Nothing here needs a database: the catalog is read from the records when the store opens and every
@@ -34,6 +34,7 @@ mod snapshot;
 mod store;
 mod tree;
 mod usage;
+mod volume;
 
 #[cfg(test)]
 mod testing;

@@ -60,6 +60,9 @@ pub(crate) struct RootfsRecord {
     pub(crate) image: ImageId,
     /// The uppermost first, each once.
     pub(crate) layers: Vec<LayerKey>,
+    /// Those of images that the container has as volumes, in no order.
+    #[serde(default)]
+    pub(crate) volumes: Vec<LayerKey>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -112,7 +115,8 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("a.json");
         let id: ImageId = Digest::of(b"").to_string().parse().unwrap();
-        let record = RootfsRecord { image: id, layers: vec![LayerKey::Diff(Digest::of(b"a")), LayerKey::Chain(Digest::of(b"b"))] };
+        let layers = vec![LayerKey::Diff(Digest::of(b"a")), LayerKey::Chain(Digest::of(b"b"))];
+        let record = RootfsRecord { image: id, layers, volumes: vec![LayerKey::Diff(Digest::of(b"c"))] };
         std::fs::write(&path, encode(&record).unwrap()).unwrap();
         assert_eq!(load::<RootfsRecord>(&path), Some(record.clone()));
         for rubbish in [&b""[..], b"{", b"{\"version\":\"2\"}", &encode(&record).unwrap()[..40]] {

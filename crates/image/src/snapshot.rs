@@ -165,14 +165,14 @@ impl State {
         if self.rootfs.contains_key(container) || self.unclear.contains(container) {
             return Err(Refusal::wrong_state(format!("container {container} has a rootfs already")).into());
         }
-        let record = RootfsRecord { image: image.clone(), layers: self.stack(&found.layers) };
+        let record = RootfsRecord { image: image.clone(), layers: self.stack(&found.layers), volumes: Vec::new() };
         self.rootfs.insert(container.clone(), record.clone());
         Ok(record)
     }
 
     /// Turns an image's layers into what overlayfs takes: the uppermost first, each once, and nothing
     /// beneath a layer that hides all. Of a layer that occurs twice the upper one hides the lower.
-    fn stack(&self, layers: &[LayerKey]) -> Vec<LayerKey> {
+    pub(crate) fn stack(&self, layers: &[LayerKey]) -> Vec<LayerKey> {
         let mut stack: Vec<LayerKey> = Vec::new();
         for key in layers.iter().rev() {
             if !stack.contains(key) {

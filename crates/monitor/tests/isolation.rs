@@ -202,7 +202,7 @@ fn a_read_only_root_refuses_and_its_volumes_do_as_they_are_told() {
             target: Path::new("/").join(name),
             recursive: true,
             flags,
-            flags_recursive: true,
+            flags_beneath: flags,
             propagation: Propagation::Slave,
         };
         plan.steps.insert(3, step);
@@ -235,7 +235,7 @@ fn mounts_travel_as_told() {
             target: "/vol".into(),
             recursive: true,
             flags: MountFlags::default(),
-            flags_recursive: false,
+            flags_beneath: MountFlags::default(),
             propagation,
         };
         plan.steps.insert(3, step);

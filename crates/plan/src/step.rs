@@ -45,10 +45,22 @@ pub enum Step {
         recursive: bool,
         /// Access to the top mount.
         flags: MountFlags,
-        /// Whether `flags` hold for every mount beneath as well (mount_setattr(2), AT_RECURSIVE).
-        flags_recursive: bool,
+        /// What holds for every mount beneath as well (mount_setattr(2), AT_RECURSIVE).
+        #[serde(default)]
+        flags_beneath: MountFlags,
         /// How mounts travel.
         propagation: Propagation,
+    },
+    /// Shows an image, or a directory or file in it, to be read only. Before [`Step::PivotRoot`].
+    Image {
+        /// Its layers, the top one first.
+        lower: Vec<PathBuf>,
+        /// The path in it, resolved as beneath a root of its own; `None`: all of it.
+        sub_path: Option<PathBuf>,
+        /// Where.
+        target: PathBuf,
+        /// Access to it.
+        flags: MountFlags,
     },
     /// Makes a directory, if it is missing.
     Directory {

@@ -1,6 +1,6 @@
 //! What the tests of this crate describe: an ordinary container in an ordinary pod, to be changed to taste.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use coracle_domain::{
     ContainerId, ContainerMetadata, ContainerRequest, DeviceAccess, DeviceKind, ImageIdentity, IpcMode, Mount, MountSource, NetworkMode,
@@ -18,6 +18,7 @@ pub(crate) struct Fixture {
     pub(crate) image: ImageDefaults,
     pub(crate) user: ResolvedUser,
     pub(crate) node: Node,
+    pub(crate) image_volumes: Vec<Vec<PathBuf>>,
     pub(crate) devices: Vec<DeviceNode>,
     pub(crate) files: PodFiles,
     pub(crate) namespaces: NamespacePaths,
@@ -35,6 +36,7 @@ impl Fixture {
             image: &self.image,
             user: &self.user,
             node: &self.node,
+            image_volumes: &self.image_volumes,
             devices: &self.devices,
             files: &self.files,
             namespaces: &self.namespaces,
@@ -65,6 +67,7 @@ impl Default for Fixture {
                 apparmor: Some(AppArmor { default_profile: Some("coracle-default".into()) }),
                 kernel: (6, 12),
             },
+            image_volumes: Vec::new(),
             devices: Vec::new(),
             files: PodFiles {
                 resolv_conf: Some("/run/pod/resolv.conf".into()),
@@ -156,4 +159,11 @@ pub(crate) fn volume(target: &str) -> Mount {
         relabel: false,
         options: Vec::new(),
     }
+}
+
+/// An image as a volume.
+pub(crate) fn image_volume(target: &str, sub_path: Option<&str>) -> Mount {
+    let source =
+        MountSource::Image { reference: "model".into(), id: None, sub_path: sub_path.map(PathBuf::from), user_specified: String::new() };
+    Mount { source, read_only: true, ..volume(target) }
 }

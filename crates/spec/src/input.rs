@@ -25,6 +25,8 @@ pub struct ContainerSpec<'a> {
     pub user: &'a ResolvedUser,
     /// The node.
     pub node: &'a Node,
+    /// The layers of each image among `request.mounts`, in their order; of one image the top layer first.
+    pub image_volumes: &'a [Vec<PathBuf>],
     /// The nodes behind `request.devices`, found by the engine: directories walked, links followed.
     pub devices: &'a [DeviceNode],
     /// The pod's files.

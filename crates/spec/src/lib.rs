@@ -38,6 +38,7 @@ pub use capabilities::{NAMES as CAPABILITY_NAMES, bit as capability_bit};
 pub use devices::device_rules;
 pub use environment::Environment;
 pub use input::{AppArmor, CgroupHierarchy, CgroupView, ContainerSpec, DeviceNode, ImageDefaults, NamespacePaths, Node, PodFiles};
+pub use mounts::{ImageVolume, has_recursive_read_only};
 pub use oci::{Description, oci_spec_for};
 pub use plan::{Layers, Placement, exec_process, plan};
 pub use signal::{SIGTERM, signal_number};

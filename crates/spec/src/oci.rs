@@ -8,6 +8,7 @@ use coracle_domain::{PidMode, Refusal, Result};
 use coracle_plan::PidNamespace;
 use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Root, Spec};
 
+use crate::mounts::ImageVolume;
 use crate::seccomp::Seccomp;
 use crate::{CgroupView, ContainerSpec, Environment, capabilities, devices, mounts, process, resources};
 
@@ -27,6 +28,8 @@ pub struct Description {
     pub cgroup: CgroupView,
     /// Which processes it sees.
     pub pid: PidNamespace,
+    /// What is behind the spec's mounts of type `overlay`, in their order.
+    pub image_volumes: Vec<ImageVolume>,
     /// The image's volumes: directories that are to exist.
     pub volumes: Vec<PathBuf>,
 }
@@ -48,13 +51,14 @@ pub fn oci_spec_for(spec: &ContainerSpec<'_>) -> Result<Description> {
     let environment = process::environment(spec)?;
     let sets = capabilities::sets(security, spec.user.uid, spec.node.capabilities)?;
     let seccomp = Seccomp::chosen(security, sets.bounding, spec.seccomp_profile, spec.node.kernel)?;
+    let (mounts, image_volumes) = mounts::mounts(spec)?;
     let mut root = Root::default();
     root.set_path("rootfs".into()).set_readonly(Some(security.read_only_rootfs));
     let mut oci = Spec::default();
     oci.set_version(VERSION.to_owned())
         .set_root(Some(root))
         .set_hostname(None)
-        .set_mounts(Some(mounts::mounts(spec)?))
+        .set_mounts(Some(mounts))
         .set_process(Some(process::process(spec, &environment, &sets)?))
         .set_annotations(Some(annotations(spec)))
         .set_linux(Some(linux(spec, &seccomp)));
@@ -64,6 +68,7 @@ pub fn oci_spec_for(spec: &ContainerSpec<'_>) -> Result<Description> {
         seccomp,
         cgroup: spec.cgroup.clone(),
         pid: pid_namespace(&spec.request.pid),
+        image_volumes,
         volumes: spec.image.volumes.iter().map(PathBuf::from).filter(|path| path.is_absolute()).collect(),
     })
 }

@@ -7,8 +7,8 @@ use coracle_plan::{Access, MountFlags, Propagation};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MountOptions {
     pub(crate) flags: MountFlags,
-    /// Whether `flags` hold for every mount beneath (`rro`).
-    pub(crate) flags_recursive: bool,
+    /// What holds for every mount beneath as well (`rro`, `rnoexec`…).
+    pub(crate) flags_beneath: MountFlags,
     /// Whether mounts beneath a bind's source come along.
     pub(crate) recursive: bool,
     pub(crate) propagation: Propagation,
@@ -20,7 +20,7 @@ impl MountOptions {
     /// Takes `words` apart; of contradicting ones the last wins. Unknown words are the file system's.
     pub(crate) fn of(words: &[String]) -> Self {
         let flags = MountFlags::default();
-        let mut options = Self { flags, flags_recursive: false, recursive: false, propagation: Propagation::Private, data: Vec::new() };
+        let mut options = Self { flags, flags_beneath: flags, recursive: false, propagation: Propagation::Private, data: Vec::new() };
         for word in words {
             if !options.flag(word) && !options.travel(word) {
                 options.data.push(match word.split_once('=') {
@@ -33,11 +33,14 @@ impl MountOptions {
     }
 
     fn flag(&mut self, word: &str) -> bool {
-        let flags = &mut self.flags;
+        let (flags, beneath) = (&mut self.flags, &mut self.flags_beneath);
         match word {
             "ro" => flags.access = Access::ReadOnly,
             "rw" => flags.access = Access::ReadWrite,
-            "rro" => (flags.access, self.flags_recursive) = (Access::ReadOnly, true),
+            "rro" => beneath.access = Access::ReadOnly,
+            "rnosuid" => beneath.nosuid = true,
+            "rnoexec" => beneath.noexec = true,
+            "rnodev" => beneath.nodev = true,
             "nosuid" | "suid" => flags.nosuid = word == "nosuid",
             "noexec" | "exec" => flags.noexec = word == "noexec",
             "nodev" | "dev" => flags.nodev = word == "nodev",
@@ -71,14 +74,15 @@ mod tests {
         let words = ["rbind", "rslave", "ro", "nosuid", "mode=0620", "newinstance", "strictatime"].map(str::to_owned);
         let options = MountOptions::of(&words);
         assert_eq!(options.flags, MountFlags { access: Access::ReadOnly, nosuid: true, ..MountFlags::default() });
-        assert!(options.recursive && !options.flags_recursive);
+        assert!(options.recursive && options.flags_beneath == MountFlags::default());
         assert_eq!(options.propagation, Propagation::Slave);
         assert_eq!(options.data, [("mode".to_owned(), Some("0620".to_owned())), ("newinstance".to_owned(), None)]);
     }
 
     #[test]
-    fn recursive_read_only_is_read_only_all_the_way_down() {
-        let options = MountOptions::of(&["rro".to_owned()]);
-        assert!(options.flags_recursive && options.flags.access == Access::ReadOnly);
+    fn recursive_options_hold_for_the_mounts_beneath() {
+        let options = MountOptions::of(&["rro", "rnoexec", "rnodev", "rnosuid"].map(str::to_owned));
+        assert_eq!(options.flags_beneath, MountFlags { access: Access::ReadOnly, noexec: true, nosuid: true, nodev: true, noatime: false });
+        assert_eq!(options.flags, MountFlags::default());
     }
 }

@@ -1,12 +1,12 @@
 //! From the OCI spec to the Plan: every line of the spec becomes kernel operations, in the order that works.
 //!
 //! ```text
-//! Propagate ─ Overlay ─ image volumes ─ mounts (file systems, binds) ─ devices ─ links ─ working directory
-//!           ─ ReadOnly ─ Mask ─ PivotRoot ─ ReadOnlyRoot
+//! Propagate ─ Overlay ─ the image's directories ─ file systems, with nodes and links in /dev ─ volumes ─ other nodes
+//!           ─ working directory ─ ReadOnly ─ Mask ─ PivotRoot ─ ReadOnlyRoot
 //! ```
 //!
 //! Masks come after read-only paths: making a path read-only mounts it on itself, which would uncover what is masked
-//! beneath it.
+//! beneath it. /dev is filled before volumes are mounted: an image that has a link there cannot have nodes made in one.
 
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,7 @@ use coracle_domain::{Refusal, Result};
 use coracle_plan::{Bytes, Cgroups, DeviceKind, Namespaces, Plan, Process, Propagation, Step, User};
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Mount, Spec};
 
+use crate::mounts::ImageVolume;
 use crate::options::MountOptions;
 use crate::{Description, args, capabilities, cgroup, environment};
 
@@ -105,11 +106,18 @@ fn steps(description: &Description, linux: &Linux, layers: Layers, working_direc
     ];
     // Before all mounts: an image's wish must not make directories in the node's.
     steps.extend(description.volumes.iter().map(|volume| directory(volume)));
-    steps.extend(mounts.iter().flat_map(|mount| mount_steps(mount, description)));
-    if mounts.iter().any(|mount| mount.destination() == Path::new("/dev") && mount.typ().as_deref() == Some("tmpfs")) {
-        steps.extend(linux.devices().iter().flatten().filter_map(device));
-        steps.extend(LINKS.map(|(target, content)| Step::Symlink { target: target.into(), content: content.into() }));
+    let own_dev = mounts.iter().any(is_own_dev);
+    let (in_dev, elsewhere): (Vec<_>, Vec<_>) =
+        linux.devices().iter().flatten().filter(|_| own_dev).partition(|device| device.path().starts_with("/dev"));
+    let mut images = description.image_volumes.iter();
+    for mount in mounts {
+        steps.extend(mount_steps(mount, description, &mut images));
+        if is_own_dev(mount) {
+            steps.extend(in_dev.iter().filter_map(|node| device(node)));
+            steps.extend(LINKS.map(|(target, content)| Step::Symlink { target: target.into(), content: content.into() }));
+        }
     }
+    steps.extend(elsewhere.into_iter().filter_map(device));
     if working_directory.as_path() != Path::new("/") {
         steps.push(directory(working_directory.as_path()));
     }
@@ -126,11 +134,16 @@ fn read_only_root(spec: &Spec) -> bool {
     spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or_default()
 }
 
+/// Whether it is a /dev for the container alone, and not one that the request supplies.
+fn is_own_dev(mount: &Mount) -> bool {
+    mount.destination() == Path::new("/dev") && mount.typ().as_deref() == Some("tmpfs")
+}
+
 fn directory(target: &Path) -> Step {
     Step::Directory { target: target.to_owned(), mode: 0o755 }
 }
 
-fn mount_steps(mount: &Mount, description: &Description) -> Vec<Step> {
+fn mount_steps<'a>(mount: &Mount, description: &Description, images: &mut impl Iterator<Item = &'a ImageVolume>) -> Vec<Step> {
     let options = MountOptions::of(mount.options().as_deref().unwrap_or_default());
     let (source, target) = (mount.source().clone().unwrap_or_default(), mount.destination().clone());
     match mount.typ().as_deref().unwrap_or_default() {
@@ -139,9 +152,18 @@ fn mount_steps(mount: &Mount, description: &Description) -> Vec<Step> {
             target,
             recursive: options.recursive,
             flags: options.flags,
-            flags_recursive: options.flags_recursive,
+            flags_beneath: options.flags_beneath,
             propagation: options.propagation,
         }],
+        "overlay" => {
+            let step = |image: &ImageVolume| Step::Image {
+                lower: image.layers.clone(),
+                sub_path: image.sub_path.clone(),
+                target,
+                flags: options.flags,
+            };
+            images.next().map(step).into_iter().collect()
+        }
         "cgroup" => {
             let linux = description.spec.linux().as_ref();
             let namespaces = linux.and_then(|linux| linux.namespaces().as_ref());

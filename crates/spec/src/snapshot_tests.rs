@@ -3,7 +3,7 @@
 use coracle_domain::{NetworkMode, Propagation};
 use serde_json::Value;
 
-use crate::fixture::{Fixture, device, volume};
+use crate::fixture::{Fixture, device, image_volume, volume};
 use crate::{CgroupHierarchy, CgroupView, Description, Layers, NamespacePaths, Placement, ResolvedUser, exec_process, oci_spec_for, plan};
 
 fn placement() -> Placement {
@@ -116,7 +116,8 @@ fn volumes_and_propagation() {
     let mut followed = volume("/data");
     (followed.propagation, followed.read_only) = (Propagation::HostToContainer, true);
     followed.options = vec!["noexec".into(), "nosuid".into()];
-    fixture.request.mounts = vec![shared, followed, read_only, volume("/etc/hosts")];
+    fixture.request.mounts = vec![shared, image_volume("/data/model", Some("small")), followed, read_only, volume("/etc/hosts")];
+    fixture.image_volumes = vec![vec!["/l/model".into(), "/l/empty".into()]];
     check("volumes", &fixture);
 }
 

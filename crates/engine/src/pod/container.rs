@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use coracle_cgroup::Cgroup;
 use coracle_domain::{
-    ContainerId, ContainerPhase, ContainerRequest, During, Error, Exit, ExitCode, IpcMode, MountSource, NetworkMode, PidMode, PodPhase,
-    Profile, Refusal, Resources, Result,
+    ContainerId, ContainerPhase, ContainerRequest, During, Error, Exit, ExitCode, IpcMode, NetworkMode, PidMode, PodPhase, Profile,
+    Refusal, Resources, Result,
 };
 use coracle_image::{Image, Rootfs};
 use coracle_monitor::protocol::{OomSource, Start};
@@ -24,7 +24,7 @@ use crate::deadline::{ANSWER, SET_UP, within};
 use crate::layout::ContainerDirectory;
 use crate::live::LiveContainer;
 use crate::record::{self, ContainerRecord};
-use crate::{cgroups, clock, node};
+use crate::{cgroups, clock, node, volumes};
 
 impl Owner {
     /// Makes a container. If any stage fails nothing is left of it.
@@ -53,7 +53,10 @@ impl Owner {
         let rootfs = self.shared.images.prepare_rootfs(&image.id, id).await?;
         let image_defaults = image_defaults(&image);
         let user = self.resolve_user(&request, &image, &rootfs).await?;
-        let (cgroup, process) = self.plan_container(id, &request, &image_defaults, &user, rootfs).await?;
+        volumes::sources(&request).await?;
+        let volumes = volumes::images(&self.shared.images, &request, id).await?;
+        let (volume_images, volume_layers): (Vec<_>, Vec<_>) = volumes.into_iter().map(|volume| (volume.image, volume.layers)).unzip();
+        let (cgroup, process) = self.plan_container(id, &request, &image_defaults, &user, (rootfs, &volume_layers)).await?;
         let log_path = log_path(self.record.request.log_directory.as_deref(), &request);
         if let Some(path) = &log_path {
             make_log(path)?;
@@ -61,6 +64,7 @@ impl Owner {
         self.record.containers.push(ContainerRecord {
             id: id.clone(),
             image: image.id.clone(),
+            volume_images,
             phase: ContainerPhase::Created,
             created_at: clock::now(),
             resources: request.resources.clone(),
@@ -96,13 +100,12 @@ impl Owner {
         request: &ContainerRequest,
         image: &ImageDefaults,
         user: &ResolvedUser,
-        rootfs: Rootfs,
+        (rootfs, volumes): (Rootfs, &[Vec<PathBuf>]),
     ) -> Result<(Cgroup, coracle_plan::Process)> {
         let hierarchy = Arc::clone(&self.shared.hierarchy);
         let location = Subject::of(&self.record).location(&hierarchy, id)?;
         let node = self.node_for(request);
         let devices = devices(request)?;
-        make_missing_sources(request)?;
         let profile = seccomp_profile(request)?;
         let cgroups_path = location.absolute();
         let rules = coracle_spec::device_rules(request.security.privileged, &devices);
@@ -116,6 +119,7 @@ impl Owner {
             image,
             user,
             node: &node,
+            image_volumes: volumes,
             devices: &devices,
             files: &self.files(),
             namespaces: &self.namespaces(request),
@@ -295,18 +299,6 @@ fn cgroup_view(cgroup: &Cgroup) -> CgroupView {
     let own = cgroup.visible().into_iter();
     let hierarchies: Vec<_> = own.map(|own| CgroupHierarchy { name: own.name, source: own.directory, aliases: Vec::new() }).collect();
     if hierarchies.is_empty() { CgroupView::Unified } else { CgroupView::Hierarchies(hierarchies) }
-}
-
-/// A host path that is missing becomes a directory, as with the peers; pods in the field rely on it.
-fn make_missing_sources(request: &ContainerRequest) -> Result<()> {
-    for mount in &request.mounts {
-        if let MountSource::Host(path) = &mount.source
-            && !path.try_exists().during("looking at the host path", path.display())?
-        {
-            DirBuilder::new().recursive(true).mode(0o755).create(path).during("making the host path", path.display())?;
-        }
-    }
-    Ok(())
 }
 
 fn devices(request: &ContainerRequest) -> Result<Vec<DeviceNode>> {

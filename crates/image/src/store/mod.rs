@@ -196,7 +196,7 @@ impl State {
     /// The layers that somebody wants.
     fn wanted(&self) -> HashSet<LayerKey> {
         let images = self.catalog.images.values().flat_map(|image| &image.layers);
-        let rootfs = self.rootfs.values().flat_map(|rootfs| &rootfs.layers);
+        let rootfs = self.rootfs.values().flat_map(|rootfs| rootfs.layers.iter().chain(&rootfs.volumes));
         images.chain(rootfs).chain(self.pins.values().flatten()).copied().collect()
     }
 }

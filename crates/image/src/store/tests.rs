@@ -544,6 +544,37 @@ async fn a_tag_moves_on_and_its_old_image_stays_without_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_volumes_layers_stay_as_long_as_the_container_that_has_it() {
+    let node = Node::new().await;
+    node.registry.push("app", "latest", &sample());
+    let layers = [
+        gzip_layer(Tar::new().dir("data").file("data/old", "1").file("data/gone", "")),
+        gzip_layer(Tar::new().dir("data").file("data/.wh.gone", "").symlink("out", "/../../etc").symlink("alias", "/data/old")),
+    ];
+    node.registry.push("model", "latest", &TestImage::new("model", &layers));
+    let (app, model) = (node.pull("app").await.unwrap(), node.pull("model").await.unwrap());
+    let early = node.store.claim_volume(&model, None, &container(1)).await;
+    assert!(matches!(early, Err(Error::Refused(Refusal::WrongState { .. }))), "a claim goes with a rootfs: {early:?}");
+    node.store.prepare_rootfs(&app, &container(1)).await.unwrap();
+    for (part, there) in [("data", true), ("/data/old", true), ("alias", true), ("data/gone", false), ("out/passwd", false), ("out", false)]
+    {
+        let claimed = node.store.claim_volume(&model, Some(Path::new(part)), &container(1)).await;
+        assert_eq!(claimed.is_ok(), there, "{part}: {claimed:?}");
+    }
+    let trees = node.store.claim_volume(&model, None, &container(1)).await.unwrap();
+    assert!(trees.len() == 3 && trees[1].join("data/gone").exists() && std::fs::read_dir(&trees[2]).unwrap().next().is_none());
+    node.store.remove(model.as_str()).await.unwrap();
+    let late = node.store.claim_volume(&model, None, &container(1)).await;
+    assert!(matches!(late, Err(Error::Refused(Refusal::NotFound { .. }))), "{late:?}");
+    let node = node.restart("this boot").await;
+    node.store.sweep_rootfs(&HashSet::from([container(1)])).await.unwrap();
+    assert!(trees.iter().all(|tree| tree.is_dir()), "the container has it still");
+    node.store.remove_rootfs(&container(1)).await.unwrap();
+    node.store.remove(app.as_str()).await.unwrap();
+    node.assert_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn everything_is_there_after_a_restart() {
     let node = Node::new().await;
     node.registry.push("app", "latest", &sample());

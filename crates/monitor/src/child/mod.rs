@@ -6,6 +6,7 @@
 mod cgroups;
 mod cover;
 pub(crate) mod identity;
+mod image;
 mod mount;
 mod node;
 mod program;

@@ -33,13 +33,22 @@ pub(crate) fn overlay(target: &Path, lower: &[PathBuf], upper: &Path, work: &Pat
     }
     let lower: Vec<OwnedFd> = lower.iter().map(|layer| open_layer(layer)).collect::<Result<_>>()?;
     let (upper, work) = (open_layer(upper)?, open_layer(work)?);
+    let writable = format!(",upperdir={},workdir={},volatile", upper.as_raw_fd(), work.as_raw_fd());
+    mount_overlay(target, &lower, &writable)
+}
+
+/// The same without a writable layer, for which overlayfs wants two others.
+pub(crate) fn overlay_read_only(target: &Path, lower: &[PathBuf]) -> Result<()> {
+    if let [only] = lower {
+        return rustix::mount::mount_bind(only, target).or_fault("mounting the layer on", target.display());
+    }
+    let lower: Vec<OwnedFd> = lower.iter().map(|layer| open_layer(layer)).collect::<Result<_>>()?;
+    mount_overlay(target, &lower, "")
+}
+
+fn mount_overlay(target: &Path, lower: &[OwnedFd], more: &str) -> Result<()> {
     let numbers: Vec<String> = lower.iter().map(|layer| layer.as_raw_fd().to_string()).collect();
-    let options = format!(
-        "lowerdir={},upperdir={},workdir={},index=off,metacopy=off,redirect_dir=nofollow,volatile",
-        numbers.join(":"),
-        upper.as_raw_fd(),
-        work.as_raw_fd()
-    );
+    let options = format!("lowerdir={}{more},index=off,metacopy=off,redirect_dir=nofollow", numbers.join(":"));
     let options = CString::new(options).map_err(|_| Errno::INVAL).or_fault("naming layers", target.display())?;
     chdir("/proc/self/fd").or_fault("entering", "/proc/self/fd")?;
     rustix::mount::mount("overlay", target, "overlay", Flags::empty(), options.as_c_str())
@@ -118,7 +127,7 @@ pub(crate) struct Bind<'a> {
     pub(crate) source: &'a Path,
     pub(crate) recursive: bool,
     pub(crate) flags: &'a MountFlags,
-    pub(crate) flags_recursive: bool,
+    pub(crate) flags_beneath: &'a MountFlags,
     pub(crate) propagation: Propagation,
 }
 
@@ -129,19 +138,29 @@ impl Bind<'_> {
         let recursive = if self.recursive { OpenTreeFlags::AT_RECURSIVE } else { OpenTreeFlags::empty() };
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | recursive;
         let mount = open_tree(CWD, self.source, flags).or_fault("opening the source of the mount", &subject)?;
-        let leaf =
-            if is_directory(mount.as_fd()).or_fault("reading the source of the mount", &subject)? { MOUNT_POINT } else { Leaf::File };
         let propagation = u64::from(propagation_flag(self.propagation).bits());
         change(mount.as_fd(), Change { propagation, recursive: true, ..Change::default() })
             .or_fault("setting the propagation of the mount", &subject)?;
-        let set = attributes(self.flags);
-        if set != 0 {
-            let change_attributes = Change { set, recursive: self.flags_recursive, ..Change::default() };
-            change(mount.as_fd(), change_attributes).or_fault("setting the attributes of the mount", &subject)?;
+        for (flags, recursive) in [(self.flags, false), (self.flags_beneath, true)] {
+            restrict(mount.as_fd(), flags, recursive).or_fault("setting the attributes of the mount", &subject)?;
         }
-        let point = root.make(target, leaf).or_fault("making the mount point for", &subject)?;
-        attach(mount.as_fd(), point.as_fd()).or_fault("mounting", subject)
+        put(mount.as_fd(), root, target, &subject)
     }
+}
+
+/// Sets what `flags` ask for; clears nothing.
+pub(crate) fn restrict(mount: BorrowedFd<'_>, flags: &MountFlags, recursive: bool) -> std::io::Result<()> {
+    match attributes(flags) {
+        0 => Ok(()),
+        set => change(mount, Change { set, recursive, ..Change::default() }),
+    }
+}
+
+/// Puts an unattached mount onto `target` beneath `root`, where a file or directory is made if there is none.
+pub(crate) fn put(mount: BorrowedFd<'_>, root: &Root, target: &Path, subject: &str) -> Result<()> {
+    let leaf = if is_directory(mount).or_fault("reading the source of the mount", subject)? { MOUNT_POINT } else { Leaf::File };
+    let point = root.make(target, leaf).or_fault("making the mount point for", subject)?;
+    attach(mount, point.as_fd()).or_fault("mounting", subject)
 }
 
 /// Makes what is at `target`, and all that is mounted beneath, refuse writes, if it is there.

@@ -13,7 +13,7 @@ use rustix::process::{chdir, fchdir, pivot_root};
 
 use super::cover::Covers;
 use super::root::Root;
-use super::{mount, node};
+use super::{image, mount, node};
 use crate::fault::{OrFault, Result};
 use crate::sysctl;
 
@@ -45,11 +45,14 @@ impl View {
                 filesystem.mount(&self.root, target)?;
                 self.reopen_if_covered(target)
             }
-            Step::Bind { source, target, recursive, flags, flags_recursive, propagation } => {
-                let bind =
-                    mount::Bind { source, recursive: *recursive, flags, flags_recursive: *flags_recursive, propagation: *propagation };
+            Step::Bind { source, target, recursive, flags, flags_beneath, propagation } => {
+                let bind = mount::Bind { source, recursive: *recursive, flags, flags_beneath, propagation: *propagation };
                 bind.mount(&self.root, target)?;
                 self.reopen_if_covered(target)
+            }
+            Step::Image { lower, sub_path, target, flags } => {
+                let volume = image::Volume { lower, sub_path: sub_path.as_deref(), flags };
+                volume.mount(&self.path, &self.root, target)
             }
             Step::Directory { target, mode } => node::directory(&self.root, target, *mode),
             Step::Symlink { target, content } => node::symlink(&self.root, target, content),

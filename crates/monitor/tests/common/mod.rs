@@ -348,7 +348,7 @@ pub fn bind(source: &Path, target: &str) -> Step {
         target: target.into(),
         recursive: true,
         flags: MountFlags::default(),
-        flags_recursive: false,
+        flags_beneath: MountFlags::default(),
         propagation: Propagation::Private,
     }
 }

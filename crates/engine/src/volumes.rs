@@ -1,0 +1,143 @@
+//! What a container's mounts need of the node before they can be described: sources that are there and may be shared,
+//! and the layers of images.
+//!
+//! Looking at a host path can hang on a dead server, so it is done on a thread of its own and not waited for for ever.
+
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use coracle_domain::{
+    ContainerId, ContainerRequest, During, Failure, FailureKind, ImageId, Mount, MountSource, Propagation, Refusal, Result,
+};
+use coracle_image::Store;
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+
+use crate::cgroups::blocking;
+use crate::deadline::{SET_UP, within};
+
+/// An image that a container has as a volume.
+#[derive(Debug)]
+pub(crate) struct ImageVolume {
+    pub(crate) image: ImageId,
+    /// Its layers, the top one first.
+    pub(crate) layers: Vec<PathBuf>,
+}
+
+/// Finds the images among a container's mounts, in the mounts' order, and keeps their layers until its rootfs is removed.
+pub(crate) async fn images(store: &Arc<Store>, request: &ContainerRequest, container: &ContainerId) -> Result<Vec<ImageVolume>> {
+    let mut volumes = Vec::new();
+    for mount in &request.mounts {
+        let MountSource::Image { reference, id, sub_path, .. } = &mount.source else { continue };
+        let claimed = claim(store, (reference, id.as_ref()), sub_path.as_deref(), container).await;
+        let failure = |error| Failure::new("mounting an image on", mount.target.display(), error).kind(FailureKind::ImageVolume);
+        volumes.push(claimed.map_err(failure)?);
+    }
+    Ok(volumes)
+}
+
+async fn claim(
+    store: &Arc<Store>,
+    (reference, id): (&str, Option<&ImageId>),
+    part: Option<&Path>,
+    container: &ContainerId,
+) -> Result<ImageVolume> {
+    let named = id.map_or(reference, ImageId::as_str);
+    let image = store.find(named).ok_or_else(|| Refusal::not_found("image", named))?.id.clone();
+    let layers = store.claim_volume(&image, part, container).await?;
+    Ok(ImageVolume { image, layers })
+}
+
+/// Makes host paths that are missing and refuses those whose mounts cannot travel as they are asked to.
+pub(crate) async fn sources(request: &ContainerRequest) -> Result<()> {
+    let mounts: Vec<Mount> = request.mounts.iter().filter(|mount| matches!(mount.source, MountSource::Host(_))).cloned().collect();
+    if mounts.is_empty() {
+        return Ok(());
+    }
+    let subject = request.metadata.name.clone();
+    let work = blocking(move || mounts.iter().try_for_each(source));
+    within(SET_UP, "looking at the host paths of container", &subject, work).await
+}
+
+fn source(mount: &Mount) -> Result<()> {
+    let MountSource::Host(path) = &mount.source else { return Ok(()) };
+    // A host path that is missing becomes a directory, as with the peers; pods in the field rely on it.
+    if !path.try_exists().during("looking at the host path", path.display())? {
+        DirBuilder::new().recursive(true).mode(0o755).create(path).during("making the host path", path.display())?;
+    }
+    let (wanted, word): (&[&str], _) = match mount.propagation {
+        Propagation::Private => return Ok(()),
+        Propagation::HostToContainer => (&["shared", "master"], "shared or slave"),
+        Propagation::Bidirectional => (&["shared"], "shared"),
+    };
+    let (point, ties) = mount_of(path).during("finding the mount of", path.display())?;
+    if ties.iter().any(|tie| wanted.contains(&tie.as_str())) {
+        return Ok(());
+    }
+    Err(Refusal::wrong_state(format!("path {path:?} is mounted on {point:?} but it is not a {word} mount")).into())
+}
+
+/// Where the mount that holds `path` is mounted, and how it is tied to others.
+fn mount_of(path: &Path) -> std::io::Result<(String, Vec<String>)> {
+    let id = statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID)?.stx_mnt_id;
+    let mounts = String::from_utf8_lossy(&fs::read("/proc/self/mountinfo")?).into_owned();
+    find_mount(&mounts, id).ok_or_else(|| std::io::Error::other("/proc/self/mountinfo does not have it"))
+}
+
+/// The mount point and the tags (`shared`, `master`, `unbindable`) of a mount in a proc_pid_mountinfo(5).
+fn find_mount(mounts: &str, id: u64) -> Option<(String, Vec<String>)> {
+    let lines = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let fields = lines.into_iter().find(|fields| fields.first().and_then(|first| first.parse().ok()) == Some(id))?;
+    let tags = fields.iter().skip(6).take_while(|field| **field != "-");
+    let names = tags.map(|tag| tag.split_once(':').map_or(*tag, |(name, _)| name).to_owned());
+    Some(((*fields.get(4)?).to_owned(), names.collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(path: &Path, propagation: Propagation) -> Mount {
+        Mount {
+            target: "/x".into(),
+            source: MountSource::Host(path.to_owned()),
+            read_only: false,
+            recursive_read_only: false,
+            propagation,
+            relabel: false,
+            options: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_mount_that_holds_a_path_is_found() {
+        assert_eq!(mount_of(Path::new("/proc/sys/kernel")).unwrap().0, "/proc");
+        assert!(mount_of(Path::new("/no/such/path")).is_err());
+    }
+
+    #[test]
+    fn missing_sources_are_made_through_links() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        fs::create_dir(path("there")).unwrap();
+        std::os::unix::fs::symlink("there", path("link")).unwrap();
+        source(&mount(&path("link/a/b"), Propagation::Private)).unwrap();
+        assert!(path("there/a/b").is_dir());
+        fs::write(path("file"), "").unwrap();
+        source(&mount(&path("file"), Propagation::Private)).unwrap();
+        std::os::unix::fs::symlink("nowhere", path("dangling")).unwrap();
+        let error = source(&mount(&path("dangling"), Propagation::Private)).unwrap_err().to_string();
+        assert!(error.contains("dangling"), "{error}");
+    }
+
+    #[test]
+    fn a_mounts_ties_are_read_from_its_line() {
+        let mounts = "22 1 8:1 / / rw shared:1 - ext4 /dev/sda rw\n\
+                      36 22 0:3 / /srv/a\\040b rw,noatime shared:7 master:1 - tmpfs none rw\n\
+                      360 22 0:3 / /private rw - tmpfs shared:9 rw\n";
+        assert_eq!(find_mount(mounts, 36), Some(("/srv/a\\040b".to_owned(), vec!["shared".to_owned(), "master".to_owned()])));
+        assert_eq!(find_mount(mounts, 360), Some(("/private".to_owned(), Vec::new())));
+        assert_eq!(find_mount(mounts, 3), None);
+    }
+}
