@@ -23,6 +23,7 @@ const CALL_LIMIT: Duration = Duration::from_secs(240);
 #[derive(Debug, Clone)]
 pub struct Cri {
     socket: PathBuf,
+    channel: Channel,
     runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
 }
@@ -38,6 +39,7 @@ impl Cri {
         }));
         Self {
             socket: socket.to_owned(),
+            channel: channel.clone(),
             runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_LIMIT),
             images: ImageServiceClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT),
         }
@@ -56,6 +58,14 @@ impl Cri {
     /// The ImageService, for calls that have no method here.
     pub fn images(&self) -> ImageServiceClient<Channel> {
         self.images.clone()
+    }
+
+    /// A call of RuntimeService with messages as they are on the wire: see [`crate::wire`].
+    pub async fn raw(&self, method: &str, message: Vec<u8>) -> Result<Vec<u8>, Status> {
+        let mut client = tonic::client::Grpc::new(self.channel.clone());
+        client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let path = format!("/runtime.v1.RuntimeService/{method}").parse().map_err(|_| Status::invalid_argument("a method's name"))?;
+        Ok(client.unary(tonic::Request::new(message), path, crate::wire::Plain).await?.into_inner())
     }
 
     /// Version.

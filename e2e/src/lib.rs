@@ -20,12 +20,14 @@ pub mod leaks;
 pub mod log;
 mod node;
 mod pod;
+pub mod program;
 pub mod registry;
 mod spec;
 mod subnet;
 pub mod suite;
 mod target;
 mod wait;
+pub mod wire;
 
 pub use cri::Cri;
 pub use k8s_cri::v1 as api;

@@ -4,10 +4,11 @@
 use std::path::PathBuf;
 
 use k8s_cri::v1::{self as api, ContainerState};
+use prost::Message;
 use tonic::Status;
 
 use crate::log::{self, Record};
-use crate::{ContainerSpec, Cri, eventually};
+use crate::{ContainerSpec, Cri, eventually, wire};
 
 /// A pod that was run.
 #[derive(Debug, Clone)]
@@ -30,6 +31,20 @@ impl Pod {
     /// CreateContainer.
     pub async fn create(&self, spec: &ContainerSpec) -> Container {
         self.try_create(spec).await.unwrap_or_else(|status| panic!("CreateContainer: {status}"))
+    }
+
+    /// CreateContainer with fields that the generated types do not know: `more` of the message ContainerConfig.
+    pub async fn create_with(&self, spec: &ContainerSpec, more: &[u8]) -> Container {
+        let request = api::CreateContainerRequest {
+            pod_sandbox_id: self.id.clone(),
+            config: Some(spec.config.clone()),
+            sandbox_config: Some(self.config.clone()),
+        };
+        let message = [request.encode_to_vec(), wire::bytes(2, more)].concat();
+        let answer = self.cri.raw("CreateContainer", message).await.unwrap_or_else(|status| panic!("CreateContainer: {status}"));
+        let [wire::Value::Bytes(id)] = &wire::find(&answer, 1)[..] else { panic!("CreateContainer answers with an id: {answer:?}") };
+        let log = PathBuf::from(&self.config.log_directory).join(&spec.config.log_path);
+        Container { id: String::from_utf8_lossy(id).into_owned(), log, cri: self.cri.clone() }
     }
 
     /// CreateContainer and StartContainer.
