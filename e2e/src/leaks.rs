@@ -93,6 +93,15 @@ impl Footprint {
         ours.is_some() && file(Path::new(&format!("/proc/{pid}/exe"))) == ours
     }
 
+    /// The node's monitors that hold open what is named for a pod: the pod's own.
+    pub fn monitors(&self, pod: &str) -> Vec<i32> {
+        let holds = |pid: &i32| {
+            let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+            files.filter_map(|file| fs::read_link(file.path()).ok()).any(|path| path.to_string_lossy().contains(pod))
+        };
+        self.processes().into_iter().filter(|pid| self.runs_monitor(*pid)).filter(holds).collect()
+    }
+
     /// Mount points below the scratch directory, innermost last.
     pub fn mounts(&self) -> Vec<PathBuf> {
         let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();

@@ -21,15 +21,19 @@ async fn every_kind_of_leak_is_found() {
     let (here, there) = (format!("{bridge}a"), format!("{bridge}b"));
     host::run("ip", &["link", "add", &here, "type", "veth", "peer", "name", &there]).expect("making a link");
     host::run("ip", &["link", "set", &here, "master", &bridge]).expect("attaching it");
+    let table = node.footprint.table();
+    let map = "{ type inet_proto . inet_service : ipv4_addr . inet_service; elements = { tcp . 1 : 192.0.2.1 . 1 }; }";
+    host::run("nft", &["add", "map", "ip", &table, "left", map]).expect("adding a map");
     let mut process = std::process::Command::new("/bin/sleep").arg("1000").current_dir(&state).spawn().expect("starting a process");
 
     let found = node.remains();
-    for kind in ["process", "mount", "link", "cgroup", "file"] {
+    for kind in ["process", "mount", "link", "cgroup", "host port tcp 1 192.0.2.1 1", "file"] {
         assert!(found.iter().any(|what| what.starts_with(kind)), "no {kind} in {found:?}");
     }
 
     process.kill().and_then(|()| process.wait()).expect("ending the process");
     host::run("ip", &["link", "delete", &here]).expect("removing the link");
+    host::run("nft", &["delete", "map", "ip", &table, "left"]).expect("removing the map");
     std::fs::remove_dir(&group).expect("removing the cgroup");
     host::run("umount", &[&mount]).expect("unmounting");
     std::fs::remove_dir(&mount).expect("removing a directory");

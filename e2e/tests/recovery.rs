@@ -207,13 +207,7 @@ async fn a_pod_whose_monitor_died_is_told_honestly_and_can_be_removed() {
     let pod = node.pod("orphan").await;
     let container = pod.start(&ContainerSpec::new("c", &image)).await;
     let neighbour = node.pod("neighbour").await.start(&ContainerSpec::new("c", &image)).await;
-    let workload = container.host_pids();
-    let monitors: Vec<i32> = node
-        .footprint
-        .processes()
-        .into_iter()
-        .filter(|&pid| pid != node.daemon_pid() && !workload.contains(&pid) && owns_pod(pid, &pod.id))
-        .collect();
+    let monitors = node.footprint.monitors(&pod.id);
     assert_eq!(monitors.len(), 1, "a pod has one monitor: {monitors:?}");
     host::run("kill", &["-KILL", &monitors[0].to_string()]).expect("killing the monitor");
     let status = eventually("the container to be said to have ended", || async {
@@ -227,15 +221,6 @@ async fn a_pod_whose_monitor_died_is_told_honestly_and_can_be_removed() {
     assert!(container.host_pids().is_empty(), "a stopped pod has no processes");
     pod.remove().await;
     node.finish().await;
-}
-
-/// Whether a process is the pod's monitor: its arguments, directory or open files name the pod.
-fn owns_pod(pid: i32, pod: &str) -> bool {
-    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    let mut targets = files.filter_map(|file| std::fs::read_link(file.path()).ok());
-    host::command_line(pid).contains(pod)
-        || std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|path| path.to_string_lossy().contains(pod))
-        || targets.any(|path| path.to_string_lossy().contains(pod))
 }
 
 #[tokio::test]
