@@ -39,15 +39,19 @@ pub(crate) struct Shared {
     pub(crate) config: BridgeConfig,
     leases: Mutex<Allocator>,
     ports: Mutex<PortClaims>,
-    /// Whether this process has made the host's side stand once; held while it does, and while rules change.
+    /// Whether this process has made the host's side stand once; held while it does.
     established: Mutex<bool>,
+    /// Held while rules are changed, and taken after `established` where both are.
+    rules: Mutex<()>,
 }
 
 impl Bridge {
     /// A network that does not stand yet; the first attachment or [`Self::ensure`] makes it.
     pub fn new(config: BridgeConfig) -> Self {
         let leases = Mutex::new(Allocator::new(config.subnet));
-        Self { shared: Arc::new(Shared { config, leases, ports: Mutex::default(), established: Mutex::new(false) }) }
+        Self {
+            shared: Arc::new(Shared { config, leases, ports: Mutex::default(), established: Mutex::default(), rules: Mutex::default() }),
+        }
     }
 
     /// Makes the host's side stand as configured: bridge, addresses, forwarding, masquerading.
@@ -193,6 +197,10 @@ impl Shared {
         HostSide { config: &self.config, subnets: self.leases().subnets() }
     }
 
+    pub(crate) fn writing_rules(&self) -> MutexGuard<'_, ()> {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn established(&self) -> MutexGuard<'_, bool> {
         self.established.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -222,6 +230,7 @@ impl Shared {
     }
 
     fn establish(&self, established: &mut bool) -> Result<Link> {
+        let _writing = self.writing_rules();
         let openings = self.ports().open();
         let bridge = self.host_side().establish(&mut host::route_socket()?, &openings)?;
         *established = true;

@@ -67,6 +67,7 @@ impl HostSide<'_> {
 
     /// Makes sure that nothing of it is left.
     pub(crate) fn remove(&self, socket: &mut Socket) -> Result<()> {
+        self.route_loopback(false)?;
         nft::remove(&table_name(self.config))?;
         let Some(bridge) = self.bridge(socket)? else { return Ok(()) };
         for port in pod_ports(socket, &bridge)? {

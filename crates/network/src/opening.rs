@@ -18,13 +18,14 @@ impl Shared {
     /// # Errors
     /// The pod has no claim any more: it was torn down while it was still being attached.
     pub(crate) fn open_ports(&self, pod: &PodId) -> Result<()> {
-        let established = self.established();
+        let writing = self.writing_rules();
         let first = !self.ports().any_open();
         let openings = self.ports().open_of(pod).ok_or("they were given up").during("opening the host ports of the pod", pod)?;
-        let added = *established && !first && add_elements(&table_name(&self.config), &maps(&openings)).is_ok();
+        let added = !first && add_elements(&table_name(&self.config), &maps(&openings)).is_ok();
         if !added {
             self.write_rules()?;
         }
+        drop(writing);
         forget_flows(&openings)
     }
 
@@ -32,9 +33,14 @@ impl Shared {
     /// made the rules, what stands is not for one pod to change: what is right is written soon.
     pub(crate) fn close_ports(&self, pod: &PodId) -> Result<()> {
         let established = self.established();
-        let closed = self.ports().close_of(pod).filter(|_| *established);
+        if !*established {
+            self.ports().release(pod);
+        }
+        // Nobody who attaches a pod has to wait for what follows.
+        drop(established);
+        let closed = self.ports().close_of(pod);
         if let Some(openings) = closed
-            && let Err(error) = self.remove_rules_of(&openings)
+            && let Err(error) = self.remove_rules_of(&openings).and_then(|()| forget_flows(&openings))
         {
             self.ports().open_of(pod);
             return Err(error);
@@ -44,12 +50,10 @@ impl Shared {
     }
 
     fn remove_rules_of(&self, openings: &Openings) -> Result<()> {
+        let _writing = self.writing_rules();
         let last = !self.ports().any_open();
         let removed = !last && remove_elements(&table_name(&self.config), &maps(openings)).is_ok();
-        if !removed {
-            self.write_rules()?;
-        }
-        forget_flows(openings)
+        if removed { Ok(()) } else { self.write_rules() }
     }
 
     fn write_rules(&self) -> Result<()> {

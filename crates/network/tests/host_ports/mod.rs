@@ -414,7 +414,7 @@ fn the_next_daemon_makes_the_rules_those_of_the_living() {
 }
 
 #[test]
-fn a_pod_that_was_torn_down_while_it_was_attached_opens_nothing() {
+fn a_failed_attachment_leaves_no_port_open() {
     on_a_host(|| async {
         let bridge = bridge();
         let (first, late) = (attached(&bridge, 1, &[mapping(Protocol::Tcp, None, 8080, 80)]).await, mapping(Protocol::Tcp, None, 8081, 80));
