@@ -217,6 +217,47 @@ fn a_read_only_root_refuses_and_its_volumes_do_as_they_are_told() {
 }
 
 #[test]
+fn an_image_or_a_part_of_it_is_shown_and_no_more() {
+    if !possible() {
+        return;
+    }
+    let mut pod = Pod::new();
+    let (top, bottom) = (pod.path("top"), pod.path("bottom"));
+    for path in [&top, &bottom.join("data")] {
+        fs::create_dir_all(path).unwrap();
+    }
+    for name in ["gone", "data/file"] {
+        fs::write(bottom.join(name), "seen\n").unwrap();
+    }
+    let whiteout = rustix::fs::mknodat(rustix::fs::CWD, top.join("gone"), rustix::fs::FileType::CharacterDevice, 0o600.into(), 0);
+    whiteout.unwrap();
+    symlink("/data/file", top.join("inside")).unwrap();
+    symlink(format!("../../../../../../../..{}", bottom.display()), top.join("outside")).unwrap();
+    let step = |sub_path: Option<&str>, target: &str, flags: MountFlags| Step::Image {
+        lower: vec![top.clone(), bottom.clone()],
+        sub_path: sub_path.map(PathBuf::from),
+        target: target.into(),
+        flags,
+    };
+    let mut plan = pod.plan("ls /all; cat /part/file /etc/one; for p in /all /part /etc/one; do /bin/busybox touch $p/x $p; done; mount");
+    plan.steps.insert(3, step(None, "/all", SAFE));
+    plan.steps.insert(4, step(Some("data"), "/part", MountFlags::default()));
+    plan.steps.insert(5, step(Some("inside"), "/etc/one", MountFlags::default()));
+    let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let (_, log) = pod.run("one", &plan);
+    assert!(log.starts_with("stdout F data\nstdout F inside\nstdout F outside\nstdout F seen\nstdout F seen\n"), "{log}");
+    assert_eq!(log.matches("Read-only file system").count(), 5, "{log}");
+    assert!(log.contains("overlay on /all type overlay (ro,nosuid,nodev,noexec"), "{log}");
+    for (part, errno) in [("outside", 2), ("gone", 2), ("inside/x", 20)] {
+        let mut plan = pod.plan("true");
+        plan.steps.insert(3, step(Some(part), "/part", MountFlags::default()));
+        let Reply::Failed(fault) = pod.try_start(part.split('/').next().unwrap(), &plan) else { panic!("{part} was found") };
+        assert_eq!((fault.stage.as_str(), fault.subject.as_str(), fault.errno), ("finding in the image", part, errno));
+    }
+    assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
+}
+
+#[test]
 fn mounts_travel_as_told() {
     if !possible() {
         return;

@@ -187,8 +187,9 @@ impl Drop for Pod {
     fn drop(&mut self) {
         // Not through the client, which panics: there may be a panic under way.
         let frame = br#"{"id":1,"request":"Shutdown"}"#;
+        // Held until the end: a connection that cannot be told of an event is dropped, and with it what it asked for.
         let asked = UnixStream::connect(self.path("monitor.sock"))
-            .and_then(|mut stream| stream.write_all(&[&(frame.len() as u32).to_le_bytes()[..], frame].concat()));
+            .and_then(|mut stream| stream.write_all(&[&(frame.len() as u32).to_le_bytes()[..], frame].concat()).map(|()| stream));
         if asked.is_err() && !self.ends_by_itself() {
             let _ = self.child.kill();
         }
