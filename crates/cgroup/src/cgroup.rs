@@ -102,12 +102,13 @@ impl Cgroup {
     /// What it has used. The files are opened at the first call and held; what the kernel does not tell,
     /// or tells no more because the cgroup is gone, is `None`.
     pub fn stats(&self) -> Stats {
-        if let Some(files) = self.files.get() {
-            return files.read();
+        let held = self.files.get().map(StatFiles::read).filter(|stats| *stats != Stats::default());
+        if let Some(stats) = held {
+            return stats;
         }
         let files = StatFiles::open(self);
         let stats = files.read();
-        // A cgroup that is not there yet is looked for again.
+        // A cgroup that is not there yet, or was removed and made again, is looked for again.
         if stats != Stats::default() {
             let _ = self.files.set(files);
         }

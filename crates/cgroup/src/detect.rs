@@ -28,6 +28,11 @@ impl Controller {
     const ALL: [Self; 9] =
         [Self::Cpu, Self::Cpuacct, Self::Cpuset, Self::Memory, Self::Pids, Self::Devices, Self::Freezer, Self::Hugetlb, Self::Systemd];
 
+    /// The one of that name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|controller| controller.name() == name)
+    }
+
     /// As v1 mount options and `cgroup.controllers` spell it.
     pub(crate) fn name(self) -> &'static str {
         match self {

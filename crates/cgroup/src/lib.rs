@@ -11,7 +11,7 @@
 //!
 //! ```text
 //! Hierarchy::detect ─> Location ─> Cgroup::create ─> join_paths, unified_dir ─> a process is born inside
-//!                          │            update, stats, exec_leaf, kill, oom_source
+//!                          │            update, stats, counts, pressures, exec_leaf, kill, oom_source
 //!                          └──────> Cgroup::open (recovery) ─> remove ─> Hierarchy::remove_pod, sweep
 //! ```
 //!
@@ -21,6 +21,7 @@
 
 mod cgroup;
 mod convert;
+mod counts;
 mod create;
 mod detect;
 mod device;
@@ -28,6 +29,7 @@ mod exec;
 mod file;
 mod hierarchy;
 mod location;
+mod pressure;
 mod settings;
 mod stats;
 mod tree;
@@ -43,4 +45,5 @@ pub use convert::weight_of_shares;
 pub use exec::ExecLeaf;
 pub use hierarchy::{Driver, Hierarchy, Shape, Sweep};
 pub use location::Location;
+pub use pressure::Pressures;
 pub use stats::Stats;

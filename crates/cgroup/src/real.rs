@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use coracle_domain::{ContainerId, DeviceKind, Error, HugepageLimit, PodId, Refusal, Resources};
+use coracle_domain::{ContainerId, DeviceKind, Error, HugepageLimit, PodId, Refusal, Resources, TasksLimit};
 
 use crate::detect::{Controller, Layout};
 use crate::device::tests::rule;
@@ -185,6 +185,28 @@ fn stats_say_what_was_used_and_nothing_once_the_cgroup_is_gone() {
     assert_eq!((stats.memory_limit, stats.available()), (Some(64 << 20), Some((64 << 20) - stats.working_set.unwrap())));
     cgroup.remove().unwrap();
     assert_eq!(cgroup.stats(), crate::Stats::default());
+}
+
+#[test]
+fn counts_tell_what_stats_do_not_and_nothing_once_the_cgroup_is_gone() {
+    let Some(machine) = Machine::as_it_is() else { return };
+    let limits = Resources { cpu_quota: Some(20_000), cpu_period: Some(100_000), ..some_limits() };
+    let cgroup = machine.cgroup(&limits);
+    let _process = spawn(&cgroup, "head -c 4000000 /dev/urandom | tr a b >/dev/null; while :; do :; done");
+    eventually("its quota is used up", || cgroup.counts().throttling.is_some_and(|throttling| throttling.throttled_periods > 1));
+    let counts = cgroup.counts();
+    let throttling = counts.throttling.unwrap();
+    assert!(throttling.periods >= throttling.throttled_periods && throttling.throttled_time > 1_000_000, "{counts:?}");
+    assert!(counts.cpu_user > Some(1_000_000) && counts.cpu_system.is_some(), "{counts:?}");
+    assert!(counts.memory_peak >= cgroup.stats().memory_usage && counts.memory_limit_hits.is_some(), "{counts:?}");
+    assert!(counts.cache.is_some() && counts.mapped_file.is_some() && counts.kernel_memory.is_some(), "{counts:?}");
+    assert_eq!((counts.oom_kills, counts.tasks, counts.tasks_limit), (Some(0), Some(1), Some(TasksLimit::Unlimited)));
+    if machine.hierarchy.shape() != Shape::Legacy {
+        let pressures = cgroup.pressures();
+        assert!(pressures.cpu.is_none_or(|cpu| cpu.some.total > 0), "it waited for its quota: {pressures:?}");
+    }
+    cgroup.remove().unwrap();
+    assert_eq!((cgroup.counts(), cgroup.pressures()), Default::default());
 }
 
 /// A child, a grandchild in a session of its own, and a cgroup below that the container made itself.

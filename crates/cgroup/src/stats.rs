@@ -36,6 +36,8 @@ pub struct Stats {
     pub memory_limit: Option<u64>,
     /// Swap used, bytes; `None` where it is not accounted.
     pub swap: Option<u64>,
+    /// The limit on swap, bytes; `None` when unlimited, and on v1, which limits only the sum of memory and swap.
+    pub swap_limit: Option<u64>,
     /// Processes and threads.
     pub tasks: Option<u64>,
 }
@@ -44,6 +46,11 @@ impl Stats {
     /// What is left of the limit, bytes; `None` without one.
     pub fn available(&self) -> Option<u64> {
         Some(self.memory_limit?.saturating_sub(self.working_set?))
+    }
+
+    /// What is left of the limit on swap, bytes; `None` without one.
+    pub fn swap_available(&self) -> Option<u64> {
+        Some(self.swap_limit?.saturating_sub(self.swap?))
     }
 
     fn read_memory_stat(&mut self, text: &[u8], keys: &MemoryKeys) {
@@ -104,6 +111,7 @@ pub(crate) struct StatFiles {
     memory_stat: Option<OwnedFd>,
     memory_max: Option<OwnedFd>,
     swap_current: Option<OwnedFd>,
+    swap_max: Option<OwnedFd>,
     pids_current: Option<OwnedFd>,
 }
 
@@ -126,6 +134,7 @@ impl StatFiles {
             memory_stat: file(Controller::Memory, Some("memory.stat"), Some("memory.stat")),
             memory_max: file(Controller::Memory, None, Some("memory.max")),
             swap_current: file(Controller::Memory, None, Some("memory.swap.current")),
+            swap_max: file(Controller::Memory, None, Some("memory.swap.max")),
             pids_current: file(Controller::Pids, Some("pids.current"), Some("pids.current")),
         }
     }
@@ -138,6 +147,7 @@ impl StatFiles {
             memory_usage: number(read(&self.memory_usage, &mut buffer)),
             memory_limit: number(read(&self.memory_max, &mut buffer)),
             swap: number(read(&self.swap_current, &mut buffer)),
+            swap_limit: number(read(&self.swap_max, &mut buffer)),
             tasks: number(read(&self.pids_current, &mut buffer)),
             ..Stats::default()
         };

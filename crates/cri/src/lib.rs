@@ -9,7 +9,7 @@
 //!
 //! ```text
 //! request -> service -> pod, container (mount, security, namespaces, resources, sysctl, check) -> engine
-//! answer  <- service <- pod, container_status, image, stats, status                            <- engine
+//! answer  <- service <- pod, container_status, image, stats, metrics, status                   <- engine
 //! ```
 
 #![forbid(unsafe_code)]
@@ -19,6 +19,7 @@ mod container;
 mod container_status;
 mod filter;
 mod image;
+mod metrics;
 mod mount;
 mod namespaces;
 mod pod;

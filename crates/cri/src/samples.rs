@@ -3,7 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use coracle_domain::{ContainerPhase, ContainerRequest, ContainerView, Exit, ExitCode, PodPhase, PodRequest, PodView, Resources};
+use coracle_domain::{
+    ContainerPhase, ContainerRequest, ContainerStats, ContainerView, Counts, CpuStats, Details, DeviceTransfers, Exit, ExitCode,
+    Filesystem, FilesystemUsage, HugepageUsage, InterfaceStats, IoStats, MemoryStats, NetworkStats, PodPhase, PodRequest, PodStats,
+    PodView, Pressure, ProcessCounts, Resources, Stall, TasksLimit, Throttling, Traffic,
+};
 
 use crate::v1::security_profile::ProfileType;
 use crate::{container, pod, v1};
@@ -155,4 +159,87 @@ pub(crate) fn pod() -> Arc<PodView> {
         monitor_pid: Some(7),
         network_namespace: Some("/run/coracle/netns".into()),
     })
+}
+
+/// A container of which nothing is known.
+pub(crate) fn unmeasured() -> ContainerStats {
+    ContainerStats { container: container(), cpu: None, memory: None, io: None, writable_layer: None, details: None }
+}
+
+fn pressure(some: u64, full: Option<u64>) -> Pressure {
+    let stall = |seconds: u64| Stall { total: seconds * 1_000_000_000, averages: [1234, 50, 10_000] };
+    Pressure { some: stall(some), full: full.map(stall) }
+}
+
+/// A running container of which everything is known.
+pub(crate) fn container_stats() -> ContainerStats {
+    let view = ContainerView { phase: ContainerPhase::Running { pid: 7, started_at: 200_000_000_000 }, ..(*container()).clone() };
+    let memory = MemoryStats {
+        at: 11,
+        usage: 100,
+        working_set: 80,
+        available: Some(20),
+        rss: 60,
+        page_faults: 7,
+        major_page_faults: 1,
+        swap: Some(5),
+        swap_available: Some(3),
+        pressure: Some(pressure(1, Some(3))),
+    };
+    ContainerStats {
+        container: Arc::new(view),
+        cpu: Some(CpuStats { at: 10, usage: 5_000_000_000, rate: Some(50), pressure: Some(pressure(2, None)) }),
+        memory: Some(memory),
+        io: Some(IoStats { at: 13, pressure: pressure(2, Some(4)) }),
+        writable_layer: Some(FilesystemUsage { at: 12, mountpoint: "/run/c".into(), bytes: 4096, inodes: 3 }),
+        details: Some(Box::new(details())),
+    }
+}
+
+fn details() -> Details {
+    let counts = Counts {
+        cpu_user: Some(3_000_000_000),
+        cpu_system: Some(2_999_999_999),
+        throttling: Some(Throttling { periods: 9, throttled_periods: 4, throttled_time: 6_500_000_000 }),
+        cache: Some(21),
+        mapped_file: Some(22),
+        kernel_memory: Some(23),
+        memory_peak: Some(24),
+        memory_limit_hits: Some(25),
+        oom_kills: Some(26),
+        tasks: Some(27),
+        tasks_limit: Some(TasksLimit::Unlimited),
+        devices: vec![DeviceTransfers {
+            device: "/dev/vda".to_owned(),
+            number: (254, 0),
+            reads: 31,
+            read_bytes: 32,
+            writes: 33,
+            written_bytes: 34,
+        }],
+        hugepages: vec![HugepageUsage { page_size: "2MB".to_owned(), usage: 41, peak: Some(42) }],
+    };
+    Details {
+        counts,
+        processes: Some(ProcessCounts { processes: 51, descriptors: 52, sockets: 53 }),
+        open_files_limit: Some(1024),
+        filesystem: Some(Filesystem { at: 14, device: "/dev/vda".to_owned(), bytes: 61, inodes: 62, inodes_free: 63 }),
+    }
+}
+
+/// A pod of which everything is known but memory and processor time.
+pub(crate) fn pod_stats() -> PodStats {
+    let traffic = |first: u64| Traffic { bytes: first, packets: first + 1, errors: first + 2, dropped: first + 3 };
+    let own = InterfaceStats { name: "eth0".to_owned(), received: traffic(1), sent: traffic(5) };
+    let tunnel = InterfaceStats { name: "tunl0".to_owned(), ..InterfaceStats::default() };
+    PodStats {
+        pod: pod(),
+        at: 8,
+        cpu: None,
+        memory: None,
+        io: None,
+        network: Some(NetworkStats { at: 9, interfaces: vec![own, tunnel] }),
+        tasks: Some(2),
+        containers: vec![container_stats()],
+    }
 }

@@ -24,4 +24,7 @@ pub use id::{ContainerId, ContainerKind, Id, IdKind, ImageId, InvalidId, PodId, 
 pub use pod::{DnsConfig, HandlerName, IpcMode, NetworkMode, PidMode, PodMetadata, PodPhase, PodRequest, PodView, PortMapping, Protocol};
 pub use resources::{DeviceAccess, DeviceKind, DeviceRule, HugepageLimit, Resources};
 pub use security::{Capabilities, Profile, RunAs, SecurityContext, SupplementalGroupsPolicy};
-pub use stats::{ContainerStats, CpuStats, FilesystemUsage, MemoryStats, NetworkStats, PodStats};
+pub use stats::{
+    ContainerStats, Counts, CpuStats, Details, DeviceTransfers, Filesystem, FilesystemUsage, HugepageUsage, InterfaceStats, IoStats,
+    MemoryStats, NetworkStats, PodStats, Pressure, ProcessCounts, Stall, TasksLimit, Throttling, Traffic,
+};

@@ -38,8 +38,8 @@ use std::time::Duration;
 
 use coracle_cgroup::Hierarchy;
 use coracle_domain::{
-    ContainerId, ContainerRequest, ContainerStats, ContainerView, During, Error, Failure, FailureKind, Id, IdKind, PodId, PodPhase,
-    PodRequest, PodStats, PodView, Refusal, Resources, Result,
+    ContainerId, ContainerRequest, ContainerView, During, Error, Failure, FailureKind, Id, IdKind, PodId, PodPhase, PodRequest, PodView,
+    Refusal, Resources, Result,
 };
 use coracle_handler::{HandlerInfo, Handlers};
 use coracle_image::Store;
@@ -285,21 +285,6 @@ impl Engine {
     /// Refused if it is absent or does not run.
     pub async fn reopen_log(&self, id: &str) -> Result<()> {
         self.tell_container(id, Command::ReopenLog).await
-    }
-
-    /// Samples those of the containers that run.
-    pub async fn container_stats(&self, containers: Vec<Arc<ContainerView>>) -> Vec<ContainerStats> {
-        let shared = Arc::clone(&self.shared);
-        let sampled = containers.into_iter().filter_map(|view| Some((Arc::clone(&view), self.shared.index.live(&view.pod)?))).collect();
-        tokio::task::spawn_blocking(move || stats::containers(&shared, sampled)).await.unwrap_or_default()
-    }
-
-    /// Samples pods and their running containers.
-    pub async fn pod_stats(&self, pods: Vec<Arc<PodView>>) -> Vec<PodStats> {
-        let shared = Arc::clone(&self.shared);
-        let sampled = pods.into_iter().filter_map(|view| Some((Arc::clone(&view), self.shared.index.live(&view.id)?))).collect();
-        let interfaces = self.shared.network.stats_all().await.unwrap_or_default();
-        tokio::task::spawn_blocking(move || stats::pods(&shared, sampled, interfaces)).await.unwrap_or_default()
     }
 
     /// Takes the pods' address range from the kubelet.

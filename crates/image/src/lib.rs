@@ -22,6 +22,7 @@ mod content;
 mod digest;
 mod disk;
 mod failure;
+mod filesystem;
 mod image;
 mod layer;
 mod manifest;

@@ -1,14 +1,15 @@
-//! Room taken by writable layers. Walking a container's files takes long and its disk may hang, so one
-//! thread walks, and callers get the last sample with the time it was taken. Asking for a sample that
-//! has grown old has a new one taken.
+//! Room taken by writable layers, and the file system they are on. Walking a container's files takes long and its
+//! disk may hang, so one thread walks, and callers get the last sample with the time it was taken. Asking for a
+//! sample that has grown old has a new one taken.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use coracle_domain::{ContainerId, FilesystemUsage};
+use coracle_domain::{ContainerId, Filesystem, FilesystemUsage};
 
+use crate::filesystem;
 use crate::tree::{TreeSize, measure};
 
 /// The age at which a sample is taken anew.
@@ -17,8 +18,21 @@ const FRESH: Duration = Duration::from_secs(10);
 /// The samples of all containers. Clones share them and the thread, which ends after the last clone.
 #[derive(Debug)]
 pub(crate) struct Sampler {
-    samples: Arc<Mutex<HashMap<ContainerId, Sample>>>,
-    errands: Mutex<mpsc::Sender<ContainerId>>,
+    samples: Arc<Samples>,
+    errands: Mutex<mpsc::Sender<Errand>>,
+}
+
+#[derive(Debug, Default)]
+struct Samples {
+    containers: Mutex<HashMap<ContainerId, Sample>>,
+    filesystem: Mutex<FilesystemSample>,
+}
+
+/// What the thread is to look at.
+#[derive(Debug)]
+enum Errand {
+    Container(ContainerId),
+    Filesystem,
 }
 
 #[derive(Debug)]
@@ -30,47 +44,59 @@ struct Sample {
     waiting: bool,
 }
 
+#[derive(Debug, Default)]
+struct FilesystemSample {
+    last: Option<Filesystem>,
+    waiting: bool,
+}
+
 impl Sampler {
-    pub(crate) fn start() -> std::io::Result<Self> {
-        let samples: Arc<Mutex<HashMap<ContainerId, Sample>>> = Arc::default();
-        let (errands, inbox) = mpsc::channel::<ContainerId>();
+    /// Starts the thread; the file system is that of `root`.
+    pub(crate) fn start(root: PathBuf) -> std::io::Result<Self> {
+        let samples = Arc::<Samples>::default();
+        let (errands, inbox) = mpsc::channel();
         let shared = Arc::clone(&samples);
         std::thread::Builder::new().name("coracle-measure".into()).spawn(move || {
-            for id in inbox {
-                resample(&shared, &id);
+            for errand in inbox {
+                match errand {
+                    Errand::Container(id) => shared.measure(&id),
+                    Errand::Filesystem => shared.look(&root),
+                }
             }
         })?;
-        Ok(Self { samples, errands: Mutex::new(errands) })
+        let sampler = Self { samples, errands: Mutex::new(errands) };
+        sampler.filesystem();
+        Ok(sampler)
     }
 
     /// Starts to account for a container, whose upper directory was just made and measured.
     pub(crate) fn add(&self, id: ContainerId, upper: PathBuf, size: Option<TreeSize>) {
         let at = size.is_some().then(now);
         let sample = Sample { upper, size: size.unwrap_or_default(), at, waiting: false };
-        lock(&self.samples).insert(id.clone(), sample);
+        lock(&self.samples.containers).insert(id.clone(), sample);
         if at.is_none() {
             self.ask(&id);
         }
     }
 
     pub(crate) fn remove(&self, id: &ContainerId) {
-        lock(&self.samples).remove(id);
+        lock(&self.samples.containers).remove(id);
     }
 
     /// The last sample of one container; its mountpoint is the upper directory.
     pub(crate) fn get(&self, id: &ContainerId) -> Option<FilesystemUsage> {
         self.ask(id);
-        let samples = lock(&self.samples);
+        let samples = lock(&self.samples.containers);
         let sample = samples.get(id)?;
         Some(FilesystemUsage { at: sample.at?, mountpoint: sample.upper.clone(), bytes: sample.size.bytes, inodes: sample.size.inodes })
     }
 
     /// The last samples of all containers together, as old as the oldest of them.
     pub(crate) fn total(&self, mountpoint: PathBuf) -> FilesystemUsage {
-        let ids: Vec<_> = lock(&self.samples).keys().cloned().collect();
+        let ids: Vec<_> = lock(&self.samples.containers).keys().cloned().collect();
         ids.iter().for_each(|id| self.ask(id));
         let mut total = FilesystemUsage { at: now(), mountpoint, bytes: 0, inodes: 0 };
-        for sample in lock(&self.samples).values() {
+        for sample in lock(&self.samples.containers).values() {
             total.bytes += sample.size.bytes;
             total.inodes += sample.size.inodes;
             total.at = total.at.min(sample.at.unwrap_or(total.at));
@@ -78,26 +104,53 @@ impl Sampler {
         total
     }
 
+    /// The last sample of the file system; `None` until there is one.
+    pub(crate) fn filesystem(&self) -> Option<Filesystem> {
+        let mut sample = lock(&self.samples.filesystem);
+        if is_old(sample.last.as_ref().map(|last| last.at)) && !sample.waiting {
+            sample.waiting = self.send(Errand::Filesystem);
+        }
+        sample.last.clone()
+    }
+
     /// Has a container measured if its sample is old and nobody asked yet.
     fn ask(&self, id: &ContainerId) {
-        let mut samples = lock(&self.samples);
+        let mut samples = lock(&self.samples.containers);
         let Some(sample) = samples.get_mut(id) else { return };
-        let old = sample.at.is_none_or(|at| now() - at > i64::try_from(FRESH.as_nanos()).unwrap_or(i64::MAX));
-        if old && !sample.waiting {
-            sample.waiting = lock(&self.errands).send(id.clone()).is_ok();
+        if is_old(sample.at) && !sample.waiting {
+            sample.waiting = self.send(Errand::Container(id.clone()));
+        }
+    }
+
+    fn send(&self, errand: Errand) -> bool {
+        lock(&self.errands).send(errand).is_ok()
+    }
+}
+
+impl Samples {
+    fn measure(&self, id: &ContainerId) {
+        let Some(upper) = lock(&self.containers).get(id).map(|sample| sample.upper.clone()) else { return };
+        let measured = measure(&upper);
+        if let Some(sample) = lock(&self.containers).get_mut(id) {
+            sample.waiting = false;
+            if let Ok(size) = measured {
+                (sample.size, sample.at) = (size, Some(now()));
+            }
+        }
+    }
+
+    fn look(&self, root: &Path) {
+        let looked = filesystem::look(root);
+        let mut sample = lock(&self.filesystem);
+        sample.waiting = false;
+        if let Ok(filesystem) = looked {
+            sample.last = Some(filesystem);
         }
     }
 }
 
-fn resample(samples: &Mutex<HashMap<ContainerId, Sample>>, id: &ContainerId) {
-    let Some(upper) = lock(samples).get(id).map(|sample| sample.upper.clone()) else { return };
-    let measured = measure(&upper);
-    if let Some(sample) = lock(samples).get_mut(id) {
-        sample.waiting = false;
-        if let Ok(size) = measured {
-            (sample.size, sample.at) = (size, Some(now()));
-        }
-    }
+fn is_old(at: Option<i64>) -> bool {
+    at.is_none_or(|at| now() - at > i64::try_from(FRESH.as_nanos()).unwrap_or(i64::MAX))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

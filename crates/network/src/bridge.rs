@@ -7,12 +7,11 @@
 //! a bridge that somebody deleted, a rule set that somebody flushed. The host's network namespace is that of
 //! the thread that calls.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use coracle_domain::{During, NetworkStats, PodId, Refusal, Result};
+use coracle_domain::{During, PodId, Refusal, Result};
 
 use crate::attach::Attachment;
 use crate::host::{self, HostSide, LINK_PREFIX};
@@ -21,7 +20,7 @@ use crate::ports::{PortClaims, PortRequest};
 use crate::rtnetlink::Link;
 use crate::rules::table_name;
 use crate::worker::on_own_thread;
-use crate::{BridgeConfig, Lease, POD_INTERFACE, Subnet, nft};
+use crate::{BridgeConfig, Lease, Subnet, nft};
 
 /// The name of the host's end of a pod's pair of links.
 pub fn host_link_name(pod: &PodId) -> String {
@@ -162,14 +161,6 @@ impl Bridge {
         self.ensure().await
     }
 
-    /// What every attached pod's interface counted, by [`host_link_name`].
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub async fn stats_all(&self) -> Result<HashMap<String, NetworkStats>> {
-        self.run("reading the counters of the bridge", |shared| shared.stats_all()).await
-    }
-
     /// Makes sure that bridge, pods' links and rules are gone.
     ///
     /// # Errors
@@ -251,27 +242,6 @@ impl Shared {
         self.ensure()?;
         Ok(strays)
     }
-
-    fn stats_all(&self) -> Result<HashMap<String, NetworkStats>> {
-        let mut socket = host::route_socket()?;
-        let Some(bridge) = self.host_side().bridge(&mut socket)? else { return Ok(HashMap::new()) };
-        let ports = host::pod_ports(&mut socket, &bridge)?;
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64);
-        Ok(ports.into_iter().filter_map(|port| Some((port_stats(&port, at)?, port.name))).map(|(stats, name)| (name, stats)).collect())
-    }
-}
-
-/// A pod's counters, read at the host's end of its pair: what the one end sends the other receives.
-fn port_stats(port: &Link, at: i64) -> Option<NetworkStats> {
-    let counters = port.counters?;
-    Some(NetworkStats {
-        at,
-        interface: POD_INTERFACE.to_owned(),
-        received: counters.sent,
-        receive_errors: counters.send_errors,
-        sent: counters.received,
-        send_errors: counters.receive_errors,
-    })
 }
 
 /// The IPv4 subnet among the pod CIDRs of a node; none in empty text.

@@ -11,6 +11,7 @@ mod bridge;
 mod config;
 mod conntrack;
 mod host;
+mod interfaces;
 mod lease;
 mod netlink;
 mod nft;
@@ -23,6 +24,7 @@ mod worker;
 
 pub use bridge::{Bridge, host_link_name};
 pub use config::{BridgeConfig, BridgeName, InvalidBridgeName};
+pub use interfaces::interfaces_of;
 pub use lease::Lease;
 pub use ports::PortRequest;
 pub use subnet::{InvalidSubnet, Subnet};

@@ -22,7 +22,6 @@ const ROUTE_HEADER_LENGTH: usize = 12;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINKINFO: u16 = 18;
-const IFLA_STATS64: u16 = 23;
 const IFLA_INFO_KIND: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const RTA_OIF: u16 = 4;
@@ -215,16 +214,6 @@ pub(crate) struct Link {
     pub(crate) mtu: Option<u32>,
     /// What creates links of its kind; absent for hardware.
     pub(crate) kind: Option<String>,
-    pub(crate) counters: Option<Counters>,
-}
-
-/// What a link counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Counters {
-    pub(crate) received: u64,
-    pub(crate) sent: u64,
-    pub(crate) receive_errors: u64,
-    pub(crate) send_errors: u64,
 }
 
 impl Link {
@@ -239,18 +228,7 @@ impl Link {
             name: attribute_string(bytes, IFLA_IFNAME)?.to_owned(),
             mtu: attribute_u32(bytes, IFLA_MTU),
             kind: kind.map(str::to_owned),
-            counters: attribute(bytes, IFLA_STATS64).and_then(Counters::read),
         })
-    }
-}
-
-impl Counters {
-    /// Reads the beginning of a `struct rtnl_link_stats64`.
-    fn read(bytes: &[u8]) -> Option<Self> {
-        let mut numbers = bytes.chunks_exact(8).map(|chunk| chunk.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes)));
-        let mut next = || numbers.next().flatten();
-        let (_packets_received, _packets_sent) = (next()?, next()?);
-        Some(Self { received: next()?, sent: next()?, receive_errors: next()?, send_errors: next()? })
     }
 }
 
@@ -282,33 +260,6 @@ impl fmt::Display for HeldAddress {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    /// A link message with the attributes given.
-    fn link_body(attributes: &[(u16, &[u8])]) -> Vec<u8> {
-        let mut body = vec![0; LINK_HEADER_LENGTH];
-        body[4..8].copy_from_slice(&7u32.to_ne_bytes());
-        for (kind, value) in attributes {
-            body.extend(((value.len() + 4) as u16).to_ne_bytes());
-            body.extend(kind.to_ne_bytes());
-            body.extend(*value);
-            body.resize(body.len().next_multiple_of(4), 0);
-        }
-        body
-    }
-
-    #[test]
-    fn counters_are_read_where_the_kernel_has_them() {
-        let numbers: Vec<u8> = (1..=24u64).flat_map(u64::to_ne_bytes).collect();
-        let link = Link::read(&link_body(&[(IFLA_IFNAME, b"cor0\0"), (IFLA_STATS64, &numbers)])).unwrap();
-        assert_eq!((link.index, link.name.as_str(), link.kind), (7, "cor0", None));
-        assert_eq!(link.counters, Some(Counters { received: 3, sent: 4, receive_errors: 5, send_errors: 6 }));
-    }
-
-    #[test]
-    fn counters_cut_short_are_unknown_not_zero() {
-        let link = Link::read(&link_body(&[(IFLA_IFNAME, b"cor0\0"), (IFLA_STATS64, &[0; 40])])).unwrap();
-        assert_eq!(link.counters, None);
-    }
 
     #[test]
     fn an_address_always_has_the_same_link_address() {

@@ -8,7 +8,7 @@ use coracle_engine::Engine;
 
 use super::id;
 use crate::filter::PodFilter;
-use crate::{container_status, pod, stats, v1};
+use crate::{container_status, metrics, pod, stats, v1};
 
 pub(super) async fn run(engine: &Engine, request: &v1::RunPodSandboxRequest) -> Result<PodId> {
     engine.run_pod(pod::parse(request)?).await
@@ -67,4 +67,10 @@ pub(super) async fn stats(engine: &Engine, request: &v1::PodSandboxStatsRequest)
 pub(super) async fn list_stats(engine: &Engine, filter: Option<v1::PodSandboxStatsFilter>) -> Result<Vec<v1::PodSandboxStats>> {
     let samples = engine.pod_stats(admitted(engine, &PodFilter::of_stats(filter))).await;
     Ok(samples.iter().map(stats::pod).collect())
+}
+
+/// The metrics of all pods that are ready, and of their containers that run.
+pub(super) async fn list_metrics(engine: &Engine) -> Vec<v1::PodSandboxMetrics> {
+    let samples = engine.pod_metrics(admitted(engine, &PodFilter::of_stats(None))).await;
+    samples.iter().map(metrics::pod).collect()
 }

@@ -8,8 +8,8 @@ use tonic::Request;
 use super::call::{Answer, Call, unbuilt};
 use super::stream::{Batches, batches};
 use super::{containers, node, pods};
-use crate::v1;
 use crate::v1::runtime_service_server::RuntimeService;
+use crate::{metrics, v1};
 
 /// The service over an engine.
 #[derive(Debug)]
@@ -199,11 +199,12 @@ impl RuntimeService for Runtime {
     }
 
     async fn list_metric_descriptors(&self, _: Request<v1::ListMetricDescriptorsRequest>) -> Answer<v1::ListMetricDescriptorsResponse> {
-        unbuilt("ListMetricDescriptors")
+        Call::of("ListMetricDescriptors", "").read(Ok(v1::ListMetricDescriptorsResponse { descriptors: metrics::descriptors() }))
     }
 
     async fn list_pod_sandbox_metrics(&self, _: Request<v1::ListPodSandboxMetricsRequest>) -> Answer<v1::ListPodSandboxMetricsResponse> {
-        unbuilt("ListPodSandboxMetrics")
+        let pod_metrics = pods::list_metrics(&self.engine).await;
+        Call::of("ListPodSandboxMetrics", "").read(Ok(v1::ListPodSandboxMetricsResponse { pod_metrics }))
     }
 
     type StreamPodSandboxMetricsStream = Batches<v1::StreamPodSandboxMetricsResponse>;
@@ -212,7 +213,9 @@ impl RuntimeService for Runtime {
         &self,
         _: Request<v1::StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        unbuilt("StreamPodSandboxMetrics")
+        let pods = pods::list_metrics(&self.engine).await;
+        let response = |pod_sandbox_metrics| v1::StreamPodSandboxMetricsResponse { pod_sandbox_metrics };
+        Call::of("StreamPodSandboxMetrics", "").read(Ok(batches(pods, response)))
     }
 
     async fn runtime_config(&self, _: Request<v1::RuntimeConfigRequest>) -> Answer<v1::RuntimeConfigResponse> {

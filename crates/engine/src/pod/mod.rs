@@ -33,6 +33,7 @@ use crate::index::Entry;
 use crate::layout::PodDirectory;
 use crate::live::{Live, LiveContainer};
 use crate::record::PodRecord;
+use crate::stats::{self, Meter};
 
 /// Commands that may wait in an inbox; a caller beyond that waits for room.
 const INBOX: usize = 64;
@@ -92,6 +93,7 @@ pub(crate) struct Owner {
     monitor: Option<Monitor>,
     events: Option<mpsc::UnboundedReceiver<Event>>,
     containers: HashMap<ContainerId, Arc<LiveContainer>>,
+    meter: Option<Arc<Meter>>,
     /// The containers whose stop signal was sent.
     asked_to_end: HashSet<ContainerId>,
     inbox: mpsc::Receiver<Command>,
@@ -109,6 +111,7 @@ impl Owner {
         let (sender, inbox) = mpsc::channel(INBOX);
         Self {
             directory: shared.layout.pod(&record.id),
+            meter: stats::meter(&shared.hierarchy, &record),
             shared,
             record,
             monitor: None,
@@ -169,7 +172,7 @@ impl Owner {
         if self.record.phase == PodPhase::Creating {
             return;
         }
-        let live = Live { monitor: self.monitor.clone(), containers: self.containers.clone() };
+        let live = Live { monitor: self.monitor.clone(), containers: self.containers.clone(), meter: self.meter.clone() };
         self.shared.index.publish(Entry { view: Arc::new(self.view()), live: Arc::new(live), owner: self.handle.clone() });
     }
 

@@ -52,7 +52,7 @@ fn load(paths: Paths, registries: Registries, boot: String) -> Result<Store> {
     state.catalog = Arc::new(Catalog::new(images(&paths, &layout, &state.layers)?));
     rootfs(&paths, &mut state)?;
     let store = Store {
-        sampler: Sampler::start().during("starting a thread to measure in", root.display())?,
+        sampler: Sampler::start(root.clone()).during("starting a thread to measure in", root.display())?,
         client: Arc::new(Client::new(registries)),
         pulls: Default::default(),
         state: Mutex::new(state),

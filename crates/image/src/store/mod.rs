@@ -17,7 +17,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use coracle_domain::{ContainerId, Failure, FilesystemUsage, Result};
+use coracle_domain::{ContainerId, Failure, Filesystem, FilesystemUsage, Result};
 use tokio::sync::Notify;
 
 use crate::content::Layout;
@@ -146,6 +146,11 @@ impl Store {
     /// Room taken by one container's writable layer, from a sample some seconds old; `None` until there is one.
     pub fn writable_usage(&self, container: &ContainerId) -> Option<FilesystemUsage> {
         self.sampler.get(container)
+    }
+
+    /// The file system of the writable layers, from a sample some seconds old; `None` until there is one.
+    pub fn filesystem(&self) -> Option<Filesystem> {
+        self.sampler.filesystem()
     }
 
     pub(crate) fn catalog(&self) -> Arc<Catalog> {

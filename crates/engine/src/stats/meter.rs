@@ -1,0 +1,82 @@
+//! A cgroup that is measured again and again: what it used, and how fast it uses processor time.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use coracle_cgroup::{Cgroup, Stats};
+use coracle_domain::{CpuStats, IoStats, MemoryStats, Pressure};
+
+use crate::clock;
+
+/// Samples closer together than this say more about the clock than about the load.
+const SHORTEST_INTERVAL: i64 = 500_000_000;
+
+/// What a cgroup used; `None` where it is not accounted.
+#[derive(Debug, Default)]
+pub(crate) struct Usage {
+    pub(crate) cpu: Option<CpuStats>,
+    pub(crate) memory: Option<MemoryStats>,
+    pub(crate) io: Option<IoStats>,
+    pub(crate) tasks: Option<u64>,
+}
+
+/// A cgroup and its last samples.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    pub(crate) cgroup: Arc<Cgroup>,
+    last: Mutex<Option<UsageSample>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct UsageSample {
+    at: i64,
+    usage: u64,
+    rate: Option<u64>,
+}
+
+impl Meter {
+    pub(crate) fn new(cgroup: Arc<Cgroup>) -> Self {
+        Self { cgroup, last: Mutex::new(None) }
+    }
+
+    /// What the cgroup has used until now.
+    pub(crate) fn read(&self) -> Usage {
+        let (at, stats, pressures) = (clock::now(), self.cgroup.stats(), self.cgroup.pressures());
+        let cpu = stats.cpu_usage.map(|usage| CpuStats { at, usage, rate: self.rate(at, usage), pressure: pressures.cpu });
+        let io = pressures.io.map(|pressure| IoStats { at, pressure });
+        Usage { cpu, memory: memory(at, &stats, pressures.memory), io, tasks: stats.tasks }
+    }
+
+    /// Nanoseconds of processor time per second since an earlier sample; `None` before there are two.
+    fn rate(&self, at: i64, usage: u64) -> Option<u64> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match *last {
+            Some(sample) if at - sample.at < SHORTEST_INTERVAL => sample.rate,
+            Some(sample) => {
+                let rate = u128::from(usage.saturating_sub(sample.usage)) * 1_000_000_000 / (at - sample.at).unsigned_abs().max(1) as u128;
+                let rate = u64::try_from(rate).ok();
+                *last = Some(UsageSample { at, usage, rate });
+                rate
+            }
+            None => {
+                *last = Some(UsageSample { at, usage, rate: None });
+                None
+            }
+        }
+    }
+}
+
+/// `None` where memory is not accounted.
+fn memory(at: i64, stats: &Stats, pressure: Option<Pressure>) -> Option<MemoryStats> {
+    Some(MemoryStats {
+        at,
+        usage: stats.memory_usage?,
+        working_set: stats.working_set?,
+        available: stats.available(),
+        rss: stats.rss?,
+        page_faults: stats.page_faults?,
+        major_page_faults: stats.major_page_faults?,
+        swap: stats.swap,
+        swap_available: stats.swap_available(),
+        pressure,
+    })
+}
