@@ -171,6 +171,16 @@ impl Cri {
         Ok(self.runtime().list_pod_sandbox_stats(request).await?.into_inner().stats)
     }
 
+    /// ListMetricDescriptors.
+    pub async fn metric_descriptors(&self) -> Result<Vec<api::MetricDescriptor>, Status> {
+        Ok(self.runtime().list_metric_descriptors(api::ListMetricDescriptorsRequest {}).await?.into_inner().descriptors)
+    }
+
+    /// ListPodSandboxMetrics.
+    pub async fn pod_metrics(&self) -> Result<Vec<api::PodSandboxMetrics>, Status> {
+        Ok(self.runtime().list_pod_sandbox_metrics(api::ListPodSandboxMetricsRequest {}).await?.into_inner().pod_metrics)
+    }
+
     /// PullImage; the image's id.
     pub async fn pull(&self, reference: &str, auth: Option<api::AuthConfig>) -> Result<String, Status> {
         let request = api::PullImageRequest { image: Some(image_spec(reference)), auth, sandbox_config: None };

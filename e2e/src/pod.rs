@@ -169,6 +169,26 @@ impl Container {
         .await;
     }
 
+    /// What the kernel has in a file of the container's cgroup, in whichever hierarchy the file is; `None` where there
+    /// is none of that name, or no living process.
+    pub fn cgroup_file(&self, name: &str) -> Option<String> {
+        let pid = *self.host_pids().first()?;
+        let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let own = cgroups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).find(|path| path.contains(&self.id))?;
+        // An exec's leaf is below the container's own directory.
+        let own = own.split_inclusive(&self.id).next()?.trim_start_matches('/');
+        crate::host::cgroups(std::path::Path::new(own)).iter().find_map(|cgroup| std::fs::read_to_string(cgroup.join(name)).ok())
+    }
+
+    /// The first number that the kernel has in one of these files, or after `key` in it: on v1 and v2 names differ.
+    pub fn cgroup_number(&self, places: &[(&str, &str)]) -> Option<u64> {
+        places.iter().find_map(|(file, key)| {
+            let text = self.cgroup_file(file)?;
+            let mut lines = text.lines().filter_map(|line| line.strip_prefix(key)?.trim().parse().ok());
+            lines.next()
+        })
+    }
+
     /// The host's ids of its living processes, by the cgroups whose names hold the container's id.
     pub fn host_pids(&self) -> Vec<i32> {
         let mut pids = crate::host::processes();

@@ -1,7 +1,23 @@
 //! What containers and pods are said to use.
 
-use coracle_e2e::api::{ContainerStatsFilter, PodSandboxStatsFilter};
-use coracle_e2e::{ContainerSpec, Node, eventually};
+use std::path::Path;
+
+use coracle_e2e::api::{ContainerStats, ContainerStatsFilter, PodSandboxStats, PodSandboxStatsFilter, UInt64Value};
+use coracle_e2e::{ContainerSpec, Node, Pod, PodSpec, eventually};
+
+fn number(value: &Option<UInt64Value>) -> Option<u64> {
+    value.as_ref().map(|value| value.value)
+}
+
+async fn of_pod(node: &Node, pod: &Pod) -> PodSandboxStats {
+    let filter = PodSandboxStatsFilter { id: pod.id.clone(), ..Default::default() };
+    let stats = node.cri.all_pod_stats(Some(filter)).await.expect("ListPodSandboxStats");
+    stats.into_iter().next().expect("the pod is measured")
+}
+
+fn processor_time(stats: &ContainerStats) -> Option<u64> {
+    stats.cpu.as_ref().and_then(|cpu| number(&cpu.usage_core_nano_seconds))
+}
 
 #[tokio::test]
 async fn a_busy_container_uses_processor_time_and_memory() {
@@ -88,5 +104,121 @@ async fn a_pods_stats_hold_those_of_its_containers() {
     let contained: Vec<&str> =
         linux.containers.iter().filter_map(|stats| stats.attributes.as_ref()).map(|attributes| attributes.id.as_str()).collect();
     assert_eq!(contained, [container.id.as_str()]);
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn figures_are_the_kernels() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let script = "head -c 8000000 /dev/zero >/dev/shm/ballast; echo ready; exec sleep 100000";
+    let container = node.pod("kernel").await.start(&ContainerSpec::new("c", &image).script(script)).await;
+    container.logged("ready").await;
+    eventually("it sleeps", || async { (container.host_pids().len() == 1).then_some(()) }).await;
+    let kernel = |places: &[(&str, &str)]| container.cgroup_number(places);
+    let earlier = node.cri.container_stats(&container.id).await.expect("ContainerStats");
+    let microseconds = kernel(&[("cpuacct.usage", "")]).or(kernel(&[("cpu.stat", "usage_usec ")]).map(|time| time * 1000));
+    let stats = node.cri.container_stats(&container.id).await.expect("ContainerStats");
+    assert!(processor_time(&earlier) <= microseconds && microseconds <= processor_time(&stats), "nanoseconds, since it began");
+    let memory = stats.memory.expect("memory is counted");
+    assert_eq!(number(&memory.usage_bytes), kernel(&[("memory.usage_in_bytes", ""), ("memory.current", "")]));
+    assert_eq!(number(&memory.rss_bytes), kernel(&[("memory.stat", "total_rss "), ("memory.stat", "anon ")]));
+    assert_eq!(number(&memory.page_faults), kernel(&[("memory.stat", "total_pgfault "), ("memory.stat", "pgfault ")]));
+    assert_eq!(number(&memory.major_page_faults), kernel(&[("memory.stat", "total_pgmajfault "), ("memory.stat", "pgmajfault ")]));
+    let inactive = kernel(&[("memory.stat", "total_inactive_file "), ("memory.stat", "inactive_file ")]);
+    assert_eq!(number(&memory.working_set_bytes), number(&memory.usage_bytes).zip(inactive).map(|(usage, inactive)| usage - inactive));
+    assert_eq!(number(&memory.available_bytes), None, "without a limit nothing is left of it");
+    let swap = stats.swap.as_ref().and_then(|swap| number(&swap.swap_usage_bytes));
+    assert_eq!(swap, kernel(&[("memory.stat", "total_swap "), ("memory.swap.current", "")]));
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn the_rate_of_processor_time_is_the_runtimes_own() {
+    let node = Node::start().await;
+    let image = node.busybox().await;
+    let pod = node.pod("rate").await;
+    let busy = pod.start(&ContainerSpec::new("busy", &image).script("while :; do :; done")).await;
+    let idle = pod.start(&ContainerSpec::new("idle", &image)).await;
+    let rate = async |id: &str| {
+        let stats = node.cri.container_stats(id).await.expect("ContainerStats");
+        stats.cpu.and_then(|cpu| number(&cpu.usage_nano_cores))
+    };
+    eventually("a rate above a hundredth of a core", || async { (rate(&busy.id).await? > 10_000_000).then_some(()) }).await;
+    eventually("no rate to speak of", || async { (rate(&idle.id).await? < 10_000_000).then_some(()) }).await;
+    if !node.target.is_foreign() {
+        let of_pod = async || of_pod(&node, &pod).await.linux?.cpu.and_then(|cpu| number(&cpu.usage_nano_cores));
+        eventually("the pod's rate", || async { (of_pod().await? > 10_000_000).then_some(()) }).await;
+    }
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_container_that_ended_has_only_its_writable_layer_left() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let container = node.pod("ended").await.start(&ContainerSpec::new("c", &image).script("head -c 3000000 /dev/zero >/file; sync")).await;
+    container.exited().await;
+    let layer = eventually("the file is counted", || async {
+        let stats = node.cri.container_stats(&container.id).await.expect("ContainerStats");
+        assert!(stats.cpu.is_none() && stats.memory.is_none(), "{stats:?}");
+        stats.writable_layer.filter(|layer| number(&layer.used_bytes) > Some(3_000_000))
+    })
+    .await;
+    assert!(layer.timestamp > 0 && number(&layer.inodes_used) > Some(1), "{layer:?}");
+    assert!(layer.fs_id.is_some_and(|id| Path::new(&id.mountpoint).is_dir()), "the kubelet looks up the file system of that path");
+    let status = node.cri.container_stats("0123").await.expect_err("there is none");
+    assert_eq!(status.code(), coracle_e2e::Code::NotFound);
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_pods_processor_time_keeps_what_ended_containers_used() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let pod = node.pod("counters").await;
+    let worker = pod.start(&ContainerSpec::new("worker", &image).script("head -c 200000000 /dev/zero | md5sum")).await;
+    let stays = pod.start(&ContainerSpec::new("stays", &image)).await;
+    worker.exited().await;
+    let linux = of_pod(&node, &pod).await.linux.expect("this is Linux");
+    let left: u64 = linux.containers.iter().filter_map(processor_time).sum();
+    assert_eq!(linux.containers.len(), 1);
+    let whole = linux.cpu.as_ref().and_then(|cpu| number(&cpu.usage_core_nano_seconds)).expect("time is counted");
+    assert!(whole > left + 50_000_000, "{whole} of the pod, of which the container that stays has {left}");
+    worker.remove().await;
+    let after = of_pod(&node, &pod).await.linux.and_then(|linux| linux.cpu).and_then(|cpu| number(&cpu.usage_core_nano_seconds));
+    assert!(after >= Some(whole), "a counter never falls: {after:?}");
+    let process = linux.process.expect("processes are counted");
+    assert!(process.timestamp > 0);
+    assert_eq!(number(&process.process_count), stays.cgroup_number(&[("pids.current", "")]));
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_pods_network_is_counted_at_its_own_interface() {
+    let node = Node::start().await;
+    let image = node.busybox().await;
+    let pod = node.pod("network").await;
+    let container = pod.start(&ContainerSpec::new("c", &image)).await;
+    if node.target.is_foreign() {
+        return node.finish().await;
+    }
+    container.exec(&["/bin/sh", "-c", "nc -w 1 $(ip route | awk '/default/ {print $3}') 9 </dev/null"]).await;
+    let pid = container.host_pids()[0];
+    eventually("the counters that the pod sees", || async {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/net/dev")).expect("the container lives");
+        let line = text.lines().find_map(|line| line.trim().strip_prefix("eth0:")).expect("the pod's interface");
+        let kernel: Vec<u64> = line.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+        let network = of_pod(&node, &pod).await.linux?.network?;
+        assert!(network.timestamp > 0 && network.interfaces.iter().all(|other| other.name != "eth0" && other.name != "lo"));
+        let own = network.default_interface.expect("the kubelet shows this one");
+        let told = [&own.rx_bytes, &own.rx_errors, &own.tx_bytes, &own.tx_errors].map(number);
+        assert_eq!(own.name, "eth0");
+        (kernel[0] > 0 && told == [kernel[0], kernel[2], kernel[8], kernel[10]].map(Some)).then_some(())
+    })
+    .await;
+    let host = node.run(&PodSpec::new("host").host_network()).await;
+    host.start(&ContainerSpec::new("c", &image)).await;
+    assert!(of_pod(&node, &host).await.linux.is_some_and(|linux| linux.network.is_none()), "the node's network is not the pod's");
     node.finish().await;
 }
