@@ -222,3 +222,36 @@ async fn a_pods_network_is_counted_at_its_own_interface() {
     assert!(of_pod(&node, &host).await.linux.is_some_and(|linux| linux.network.is_none()), "the node's network is not the pod's");
     node.finish().await;
 }
+
+/// Pressure came into CRI later than the client library that the harness is built on: so it is asked through ours.
+#[tokio::test]
+async fn pressure_is_told_where_the_kernel_counts_it() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let busy =
+        ContainerSpec::new("busy", &image).script("while :; do :; done").resources(|r| (r.cpu_period, r.cpu_quota) = (100_000, 1000));
+    let container = node.pod("pressure").await.start(&busy).await;
+    if container.cgroup_file("cpu.pressure").is_none() {
+        eprintln!("skipped: this kernel counts no pressure");
+        return node.finish().await;
+    }
+    let total =
+        |text: &str, line: &str| -> Option<u64> { text.lines().find(|found| found.starts_with(line))?.rsplit_once('=')?.1.parse().ok() };
+    let stats = || -> Option<serde_json::Value> {
+        let endpoint = format!("unix://{}", node.cri.socket().display());
+        let output =
+            std::process::Command::new(&node.target.binary).args(["-o", "json", "stats"]).env("CORACLE_ENDPOINT", endpoint).output();
+        serde_json::from_slice::<serde_json::Value>(&output.expect("the client runs").stdout).ok()?.pointer("/stats/0").cloned()
+    };
+    eventually("waiting for a processor", || async {
+        let before = total(&container.cgroup_file("cpu.pressure")?, "some")?;
+        let stats = stats()?;
+        let after = total(&container.cgroup_file("cpu.pressure")?, "some")?;
+        let told: u64 = stats.pointer("/cpu/psi/Some/Total")?.as_str()?.parse().ok()?;
+        assert!((before * 1000..=after * 1000).contains(&told), "{told} nanoseconds, by the kernel {before} to {after} microseconds");
+        assert!(stats.pointer("/memory/psi/Some").is_some() && stats.pointer("/io/psi/Some").is_some(), "{stats}");
+        (told > 0).then_some(())
+    })
+    .await;
+    node.finish().await;
+}

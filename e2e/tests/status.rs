@@ -1,10 +1,14 @@
 //! What the runtime tells of itself, and what it says to calls that are not built.
 
+use std::os::unix::fs::MetadataExt;
+
 use coracle_e2e::api::{
-    CgroupDriver, CheckpointContainerRequest, ImageFsInfoRequest, NetworkConfig, RuntimeConfig, RuntimeConfigRequest, StatusRequest,
-    UpdateRuntimeConfigRequest,
+    CgroupDriver, CheckpointContainerRequest, ContainerStatusRequest, ImageFsInfoRequest, NetworkConfig, PodSandboxStatusRequest,
+    RuntimeConfig, RuntimeConfigRequest, StatusRequest, UpdateRuntimeConfigRequest,
 };
-use coracle_e2e::{Code, ContainerSpec, Node};
+use coracle_e2e::image::Image;
+use coracle_e2e::{Code, ContainerSpec, Node, PodSpec};
+use serde_json::{Value, json};
 
 #[tokio::test]
 async fn the_version_names_the_runtime() {
@@ -75,6 +79,82 @@ async fn the_kubelets_subnet_is_used_by_pods_to_come() {
     assert!(container.shell("ip route").await.contains("default via"));
     let status = node.cri.runtime().update_runtime_config(update("no subnet".into())).await.expect_err("that is no subnet");
     assert_eq!(status.code(), Code::InvalidArgument);
+    node.finish().await;
+}
+
+/// The `info` of a verbose status.
+fn info(info: &std::collections::HashMap<String, String>) -> Value {
+    serde_json::from_str(info.get("info").expect("a verbose status has it")).expect("JSON")
+}
+
+#[tokio::test]
+async fn a_verbose_status_tells_what_tools_look_for() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let pod = node.run(&PodSpec::new("verbose").label("tier", "front")).await;
+    let spec = ContainerSpec::new("app", &image).variable("COLOUR", "blue").mount("/tmp", "/host", true);
+    let container = pod.start(&spec.resources(|r| r.cpu_shares = 512)).await;
+    let request = ContainerStatusRequest { container_id: container.id.clone(), verbose: true };
+    let told = info(&node.cri.runtime().container_status(request).await.expect("ContainerStatus").into_inner().info);
+    let pid = container.host_pids()[0];
+    assert_eq!((&told["pid"], &told["sandboxID"]), (&json!(pid), &json!(pod.id)));
+    let config = &told["config"];
+    assert_eq!((&config["metadata"]["name"], &config["image"]["image"]), (&json!("app"), &json!(image)));
+    assert_eq!((&config["command"], &config["envs"]), (&json!(["/bin/sleep", "100000"]), &json!([{ "key": "COLOUR", "value": "blue" }])));
+    assert_eq!(config["mounts"], json!([{ "container_path": "/host", "host_path": "/tmp", "readonly": true }]));
+    assert_eq!(config["linux"]["resources"]["cpu_shares"], 512);
+    let process = &told["runtimeSpec"]["process"];
+    assert_eq!(process["args"], json!(["/bin/sleep", "100000"]));
+    assert!(process["env"].as_array().is_some_and(|variables| variables.contains(&json!("COLOUR=blue"))), "as other runtimes show it");
+
+    let request = PodSandboxStatusRequest { pod_sandbox_id: pod.id.clone(), verbose: true };
+    let answer = node.cri.runtime().pod_sandbox_status(request).await.expect("PodSandboxStatus").into_inner();
+    let told = info(&answer.info);
+    assert_eq!((&told["config"]["metadata"]["name"], &told["config"]["labels"]["tier"]), (&json!("verbose"), &json!("front")));
+    let network = |pid: &dyn std::fmt::Display| std::fs::metadata(format!("/proc/{pid}/ns/net")).expect("it lives").ino();
+    assert_eq!(network(&told["pid"]), network(&pid), "its process lives in its network");
+    let namespaces = told["runtimeSpec"]["linux"]["namespaces"].as_array().expect("a list").clone();
+    let pin = namespaces.iter().find(|namespace| namespace["type"] == "network").and_then(|namespace| namespace["path"].as_str());
+    assert_eq!(std::fs::metadata(pin.expect("a path")).expect("a pin").ino(), network(&pid), "the pin is of its network");
+    assert!(answer.timestamp > 0);
+    assert_eq!(answer.containers_statuses.iter().map(|status| &status.id).collect::<Vec<_>>(), [&container.id]);
+    let quiet = node.cri.pod_status(&pod.id).await.expect("PodSandboxStatus");
+    assert!(quiet.info.is_empty());
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn an_image_has_one_id_in_every_answer() {
+    let node = Node::start().await;
+    let pushed = node.push("identity", &Image::busybox());
+    let id = node.cri.pull(&pushed.reference, None).await.expect("PullImage");
+    let image = node.cri.image(&pushed.reference).await.expect("ImageStatus").expect("it is there");
+    assert!(image.size > 0 && image.repo_tags.contains(&pushed.reference) && image.repo_digests.contains(&pushed.by_digest), "{image:?}");
+    assert_eq!(image.spec.map(|spec| spec.image).as_ref(), Some(&pushed.reference), "the name it was asked by");
+    let listed = node.cri.all_images(None).await.expect("ListImages");
+    let pod = node.pod("identity").await;
+    let container = pod.start(&ContainerSpec::new("c", &pushed.reference)).await;
+    let status = container.status().await;
+    let item = node.cri.containers(None).await.expect("ListContainers").into_iter().find(|item| item.id == container.id).expect("listed");
+    assert_eq!(listed.iter().filter(|image| image.id == id).count(), 1);
+    assert_eq!([&image.id, &status.image_id, &status.image_ref, &item.image_id, &item.image_ref], [&id; 5]);
+    assert_eq!(
+        (status.image.map(|image| image.image), item.image.map(|image| image.image)),
+        (Some(pushed.reference.clone()), Some(pushed.reference))
+    );
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_program_that_cannot_run_ends_its_container_with_the_reason() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let container = node.pod("absent").await.create(&ContainerSpec::new("c", &image).command(&["/no/such/program"])).await;
+    let refused = node.cri.start(&container.id).await.expect_err("there is no such program");
+    assert!(refused.message().contains("/no/such/program"), "{refused}");
+    let status = container.exited().await;
+    assert_eq!((status.reason.as_str(), status.started_at), ("StartError", 0));
+    assert!(status.finished_at >= status.created_at && status.message.contains("/no/such/program") && status.exit_code != 0, "{status:?}");
     node.finish().await;
 }
 

@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use coracle_domain::{
-    DnsConfig, HandlerName, NetworkMode, PodMetadata, PodPhase, PodRequest, PodView, PortMapping, Protocol, Refusal, Resources,
-    SecurityContext,
+    DnsConfig, HandlerName, NetworkMode, PodMetadata, PodPhase, PodRequest, PodResources, PodView, PortMapping, Protocol, Refusal,
+    Resources, SecurityContext,
 };
 
 use crate::check::{self, Checked};
@@ -124,6 +124,14 @@ fn cgroup_parent(path: &str) -> Checked<Option<String>> {
 
 fn limits(field: &str, message: Option<&v1::LinuxContainerResources>) -> Checked<Option<Resources>> {
     message.map(|message| resources::parse(field, message)).transpose()
+}
+
+/// What a resized pod may use. A field that is absent means: as before.
+pub(crate) fn parse_resize(request: &v1::UpdatePodSandboxResourcesRequest) -> Checked<PodResources> {
+    Ok(PodResources {
+        resources: limits("resources", request.resources.as_ref())?,
+        overhead: limits("overhead", request.overhead.as_ref())?,
+    })
 }
 
 fn metadata_message(metadata: &PodMetadata) -> v1::PodSandboxMetadata {

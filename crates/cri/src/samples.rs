@@ -155,6 +155,8 @@ pub(crate) fn pod() -> Arc<PodView> {
         phase: PodPhase::Ready,
         created_at: 50,
         addresses: vec!["10.88.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
+        resources: None,
+        overhead: None,
         containers: vec![container()],
         monitor_pid: Some(7),
         network_namespace: Some("/run/coracle/netns".into()),

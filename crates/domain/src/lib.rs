@@ -21,7 +21,9 @@ pub use container::{
 };
 pub use error::{During, Error, Failure, FailureKind, Refusal, Result};
 pub use id::{ContainerId, ContainerKind, Id, IdKind, ImageId, InvalidId, PodId, PodKind};
-pub use pod::{DnsConfig, HandlerName, IpcMode, NetworkMode, PidMode, PodMetadata, PodPhase, PodRequest, PodView, PortMapping, Protocol};
+pub use pod::{
+    DnsConfig, HandlerName, IpcMode, NetworkMode, PidMode, PodMetadata, PodPhase, PodRequest, PodResources, PodView, PortMapping, Protocol,
+};
 pub use resources::{DeviceAccess, DeviceKind, DeviceRule, HugepageLimit, Resources};
 pub use security::{Capabilities, Profile, RunAs, SecurityContext, SupplementalGroupsPolicy};
 pub use stats::{

@@ -129,6 +129,16 @@ pub struct PodRequest {
     pub overhead: Option<Resources>,
 }
 
+/// What a pod as a whole may use, after a resize. The limits are the kubelet's to set, on a cgroup of its own; whoever
+/// is told of them only keeps them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodResources {
+    /// The sum of the containers' resources; `None`: as before.
+    pub resources: Option<Resources>,
+    /// What the handler costs beside them; `None`: as before.
+    pub overhead: Option<Resources>,
+}
+
 /// A pod's phase. CRI knows READY and NOTREADY; anything but [`PodPhase::Ready`] is the latter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PodPhase {
@@ -153,6 +163,10 @@ pub struct PodView {
     pub created_at: i64,
     /// Its addresses, the primary one first; empty with the node's network.
     pub addresses: Vec<IpAddr>,
+    /// The sum of the containers' resources, as the kubelet last told it.
+    pub resources: Option<Resources>,
+    /// What the handler costs beside them, as last told.
+    pub overhead: Option<Resources>,
     /// Its containers, oldest first.
     pub containers: Vec<Arc<ContainerView>>,
     /// The process id of its monitor, for `inspect`; `None` when there is none.

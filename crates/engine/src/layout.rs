@@ -6,7 +6,7 @@
 //!                    ns/{net,ipc,uts,pid}           namespace pins (bind mounts)
 //!                    shm                            /dev/shm of its containers (tmpfs)
 //!                    resolv.conf, hostname, hosts   shown in its containers' /etc
-//!                    containers/<container>/plan.json, exit.json, rootfs
+//!                    containers/<container>/plan.json, config.json, exit.json, rootfs
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -95,6 +95,11 @@ impl ContainerDirectory {
     /// Its Plan.
     pub fn plan(&self) -> PathBuf {
         self.0.join("plan.json")
+    }
+
+    /// Its OCI runtime spec, under the name that the specification gives it: for people, and for tools that know it.
+    pub fn spec(&self) -> PathBuf {
+        self.0.join("config.json")
     }
 
     /// How it ended, written by its monitor.

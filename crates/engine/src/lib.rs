@@ -38,8 +38,8 @@ use std::time::Duration;
 
 use coracle_cgroup::Hierarchy;
 use coracle_domain::{
-    ContainerId, ContainerRequest, ContainerView, During, Error, Failure, FailureKind, Id, IdKind, PodId, PodPhase, PodRequest, PodView,
-    Refusal, Resources, Result,
+    ContainerId, ContainerRequest, ContainerView, During, Error, Failure, FailureKind, Id, IdKind, PodId, PodPhase, PodRequest,
+    PodResources, PodView, Refusal, Resources, Result,
 };
 use coracle_handler::{HandlerInfo, Handlers};
 use coracle_image::Store;
@@ -279,6 +279,16 @@ impl Engine {
         self.tell_container(id, |id, answer| Command::Update(id, Box::new(change), answer)).await
     }
 
+    /// Remembers what a pod as a whole may use since the kubelet resized it.
+    ///
+    /// # Errors
+    /// Refused if it is absent.
+    pub async fn resize_pod(&self, id: &str, change: PodResources) -> Result<()> {
+        let entry = self.shared.index.pod(id)?;
+        let answer = entry.owner.ask(|answer| Command::Resize(Box::new(change), answer)).await;
+        answer.unwrap_or_else(|| Err(Refusal::not_found("pod sandbox", id).into()))
+    }
+
     /// Opens a container's log anew, after rotation.
     ///
     /// # Errors
@@ -303,16 +313,6 @@ impl Engine {
             systemd_cgroups: false,
             details: inspect::runtime(&self.shared),
         }
-    }
-
-    /// For people: what the runtime knows of a pod beyond its status.
-    pub fn inspect_pod(&self, id: &PodId) -> BTreeMap<String, String> {
-        inspect::pod(&self.shared, id)
-    }
-
-    /// For people: what the runtime knows of a container beyond its status, its Plan above all.
-    pub fn inspect_container(&self, id: &ContainerId) -> BTreeMap<String, String> {
-        inspect::container(&self.shared, id)
     }
 
     async fn tell_pod(&self, id: &str, command: impl FnOnce(tokio::sync::oneshot::Sender<Result<()>>) -> Command) -> Result<()> {

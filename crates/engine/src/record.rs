@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use coracle_domain::{
-    ContainerId, ContainerPhase, ContainerRequest, ContainerView, During, ImageId, PodId, PodPhase, PodRequest, Resources, Result,
+    ContainerId, ContainerPhase, ContainerRequest, ContainerView, During, ImageId, PodId, PodPhase, PodRequest, PodResources, Resources,
+    Result,
 };
 use coracle_network::{Lease, PortRequest};
 use serde::de::DeserializeOwned;
@@ -34,6 +35,9 @@ pub(crate) struct PodRecord {
     /// Its monitor, from the moment that answered.
     pub(crate) monitor: Option<MonitorIdentity>,
     pub(crate) containers: Vec<ContainerRecord>,
+    /// What the kubelet told after it had resized the pod. The request stays as it was: a retry is told by it.
+    #[serde(default)]
+    pub(crate) resized: Option<PodResources>,
 }
 
 /// A process that cannot be mistaken for a later one with the same number.
@@ -76,6 +80,19 @@ impl PodRecord {
     /// The host ports that it asks for, at its address.
     pub(crate) fn port_request(&self, lease: &Lease) -> PortRequest<'_> {
         PortRequest { pod: &self.id, metadata: &self.request.metadata, address: lease.address, ports: &self.request.ports }
+    }
+
+    /// What the pod as a whole may use, as last told.
+    pub(crate) fn resources(&self) -> PodResources {
+        let asked = PodResources { resources: self.request.resources.clone(), overhead: self.request.overhead.clone() };
+        self.resized.clone().unwrap_or(asked)
+    }
+
+    /// Notes what the kubelet told after a resize; what it did not mention stays.
+    pub(crate) fn resize(&mut self, change: PodResources) {
+        let before = self.resources();
+        let resources = change.resources.or(before.resources);
+        self.resized = Some(PodResources { resources, overhead: change.overhead.or(before.overhead) });
     }
 
     pub(crate) fn container(&self, id: &ContainerId) -> Option<&ContainerRecord> {
@@ -137,6 +154,27 @@ mod tests {
         let read = PodRecord::load(&path).unwrap();
         assert_eq!((read.id, read.request, read.phase), (record.id.clone(), record.request.clone(), record.phase));
         assert!(!path.with_extension("new").exists());
+    }
+
+    #[test]
+    fn a_resize_changes_what_it_mentions_and_not_the_request() {
+        let mut record = testing::record(7);
+        let limited = |bytes| Some(Resources { memory_limit: Some(bytes), ..Resources::default() });
+        let request = record.request.clone();
+        record.resize(PodResources { resources: limited(1), overhead: limited(2) });
+        record.resize(PodResources { resources: limited(3), overhead: None });
+        assert_eq!(record.resources(), PodResources { resources: limited(3), overhead: limited(2) });
+        assert_eq!(record.request, request, "a retry of the create must still be known as one");
+    }
+
+    #[test]
+    fn a_record_of_before_resizes_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("record.json");
+        let mut earlier = serde_json::to_value(Versioned::V1(testing::record(7))).unwrap();
+        earlier.pointer_mut("/V1").and_then(|record| record.as_object_mut()).unwrap().remove("resized").unwrap();
+        fs::write(&path, earlier.to_string()).unwrap();
+        assert_eq!(PodRecord::load(&path).unwrap().resized, None);
     }
 
     #[test]

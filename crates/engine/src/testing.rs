@@ -23,6 +23,7 @@ pub(crate) fn record(seed: u8) -> PodRecord {
         lease: None,
         monitor: None,
         containers: vec![container(seed)],
+        resized: None,
     }
 }
 
@@ -35,6 +36,8 @@ pub(crate) fn entry(seed: u8) -> Entry {
         phase: record.phase,
         created_at: record.created_at,
         addresses: Vec::new(),
+        resources: None,
+        overhead: None,
         containers: record.containers.iter().map(|container| Arc::new(container.view(&record.id))).collect(),
         monitor_pid: None,
         network_namespace: None,

@@ -69,6 +69,14 @@ pub(super) async fn list_stats(engine: &Engine, filter: Option<v1::PodSandboxSta
     Ok(samples.iter().map(stats::pod).collect())
 }
 
+pub(super) async fn resize(
+    engine: &Engine,
+    request: &v1::UpdatePodSandboxResourcesRequest,
+) -> Result<v1::UpdatePodSandboxResourcesResponse> {
+    engine.resize_pod(id("pod_sandbox_id", &request.pod_sandbox_id)?, pod::parse_resize(request)?).await?;
+    Ok(v1::UpdatePodSandboxResourcesResponse {})
+}
+
 /// The metrics of all pods that are ready, and of their containers that run.
 pub(super) async fn list_metrics(engine: &Engine) -> Vec<v1::PodSandboxMetrics> {
     let samples = engine.pod_metrics(admitted(engine, &PodFilter::of_stats(None))).await;

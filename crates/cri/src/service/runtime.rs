@@ -224,8 +224,9 @@ impl RuntimeService for Runtime {
 
     async fn update_pod_sandbox_resources(
         &self,
-        _: Request<v1::UpdatePodSandboxResourcesRequest>,
+        request: Request<v1::UpdatePodSandboxResourcesRequest>,
     ) -> Answer<v1::UpdatePodSandboxResourcesResponse> {
-        unbuilt("UpdatePodSandboxResources")
+        let request = request.into_inner();
+        Call::of("UpdatePodSandboxResources", &request.pod_sandbox_id).changed(pods::resize(&self.engine, &request).await)
     }
 }

@@ -135,8 +135,9 @@ impl Owner {
             cgroups: Cgroups { unified: cgroup.unified_dir(), join: cgroup.join_paths() },
         };
         let plan: Plan = handler.plan(&description, placement)?;
-        let path = self.directory.container(id).plan();
-        record::replace(&path, &plan).during("writing the container's plan", path.display())?;
+        let directory = self.directory.container(id);
+        record::replace(&directory.plan(), &plan).during("writing the container's plan", directory.plan().display())?;
+        record::replace(&directory.spec(), &description.spec).during("writing the container's spec", directory.spec().display())?;
         Ok((cgroup, plan.process))
     }
 

@@ -31,6 +31,7 @@ pub(crate) async fn create(shared: Arc<Shared>, request: PodRequest) -> Result<P
         lease: None,
         monitor: None,
         containers: Vec::new(),
+        resized: None,
     };
     let mut owner = Owner::new(shared, record);
     match owner.set_up().await {

@@ -20,7 +20,7 @@ mod teardown;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use coracle_domain::{ContainerId, ContainerRequest, Error, Failure, PodId, PodPhase, PodView, Resources, Result};
+use coracle_domain::{ContainerId, ContainerRequest, Error, Failure, PodId, PodPhase, PodResources, PodView, Resources, Result};
 use coracle_monitor::client::Monitor;
 use coracle_monitor::protocol::Event;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -55,6 +55,8 @@ pub(crate) enum Command {
     RemoveContainer(ContainerId, Answer<()>),
     /// Change its limits.
     Update(ContainerId, Box<Resources>, Answer<()>),
+    /// Keep what the kubelet gave the pod as a whole.
+    Resize(Box<PodResources>, Answer<()>),
     /// Open its log anew.
     ReopenLog(ContainerId, Answer<()>),
     /// End its containers, give back its network and namespaces.
@@ -149,6 +151,7 @@ impl Owner {
             Command::Kill(id, answer) => reply(answer, self.kill(&id).await),
             Command::RemoveContainer(id, answer) => reply(answer, self.remove_container(&id).await),
             Command::Update(id, change, answer) => reply(answer, self.update_container(&id, &change).await),
+            Command::Resize(change, answer) => reply(answer, self.resize(*change)),
             Command::ReopenLog(id, answer) => reply(answer, self.reopen_log(&id).await),
             Command::Stop(answer) => reply(answer, self.stop().await),
             Command::Remove(answer) => {
@@ -159,6 +162,12 @@ impl Owner {
             }
         }
         Next::Continue
+    }
+
+    /// The kubelet has changed the pod's cgroup before it tells: there is nothing to do but to remember.
+    fn resize(&mut self, change: PodResources) -> Result<()> {
+        self.record.resize(change);
+        self.commit()
     }
 
     /// Writes the record, then shows the pod as it is now.
@@ -178,12 +187,15 @@ impl Owner {
 
     fn view(&self) -> PodView {
         let record = &self.record;
+        let PodResources { resources, overhead } = record.resources();
         PodView {
             id: record.id.clone(),
             request: Arc::clone(&record.request),
             phase: record.phase,
             created_at: record.created_at,
             addresses: record.lease.iter().map(|lease| lease.address.into()).collect(),
+            resources,
+            overhead,
             containers: record.containers.iter().map(|container| Arc::new(container.view(&record.id))).collect(),
             monitor_pid: record.monitor.as_ref().map(|monitor| monitor.pid),
             network_namespace: record.lease.is_some().then(|| self.directory.pin("net")),
