@@ -3,8 +3,8 @@
 use std::os::unix::fs::MetadataExt;
 
 use coracle_e2e::api::{
-    CgroupDriver, CheckpointContainerRequest, ContainerStatusRequest, ImageFsInfoRequest, NetworkConfig, PodSandboxStatusRequest,
-    RuntimeConfig, RuntimeConfigRequest, StatusRequest, UpdateRuntimeConfigRequest,
+    CgroupDriver, CheckpointContainerRequest, ContainerStatusRequest, ImageFsInfoRequest, LinuxContainerResources, NetworkConfig, PodSandboxStatusRequest,
+    RuntimeConfig, RuntimeConfigRequest, StatusRequest, UpdateContainerResourcesRequest, UpdateRuntimeConfigRequest,
 };
 use coracle_e2e::image::Image;
 use coracle_e2e::{Code, ContainerSpec, Node, PodSpec};
@@ -142,6 +142,22 @@ async fn an_image_has_one_id_in_every_answer() {
         (status.image.map(|image| image.image), item.image.map(|image| image.image)),
         (Some(pushed.reference.clone()), Some(pushed.reference))
     );
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn limits_are_told_as_they_are_and_not_as_they_were_asked_for() {
+    let node = Node::start().await;
+    let image = node.busybox().await;
+    let pod = node.pod("resized").await;
+    let spec = ContainerSpec::new("c", &image).resources(|r| (r.cpu_shares, r.memory_limit_in_bytes) = (512, 64 << 20));
+    let container = pod.start(&spec).await;
+    let linux = LinuxContainerResources { memory_limit_in_bytes: 32 << 20, ..Default::default() };
+    let change = UpdateContainerResourcesRequest { container_id: container.id.clone(), linux: Some(linux), ..Default::default() };
+    node.cri.runtime().update_container_resources(change).await.expect("UpdateContainerResources");
+    let told = container.status().await.resources.and_then(|resources| resources.linux).expect("a container has limits");
+    assert_eq!((told.memory_limit_in_bytes, told.cpu_shares), (32 << 20, 512), "what was not mentioned stays");
+    assert_eq!(container.cgroup_number(&[("memory.limit_in_bytes", ""), ("memory.max", "")]), Some(32 << 20));
     node.finish().await;
 }
 

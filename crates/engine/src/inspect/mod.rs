@@ -42,7 +42,7 @@ fn pod(shared: &Shared, id: &PodId) -> BTreeMap<String, String> {
         // What others have a pause process for: `nsenter --target PID --net` works with it.
         "pid": entry.view.monitor_pid,
         "config": config::pod(&entry.view),
-        "runtimeHandler": entry.view.request.handler.as_ref().map(|handler| &handler.0),
+        "runtimeHandler": entry.view.request.handler.as_ref().map_or("", |handler| handler.0.as_str()),
         "runtimeSpec": { "linux": { "namespaces": if is_ready { namespaces(&directory) } else { Vec::new() } } },
         "networkNamespace": entry.view.network_namespace,
         "directory": directory.path(),
