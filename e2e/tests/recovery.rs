@@ -224,6 +224,42 @@ async fn a_pod_whose_monitor_died_is_told_honestly_and_can_be_removed() {
 }
 
 #[tokio::test]
+async fn a_half_made_container_of_a_dead_pod_leaves_no_cgroup_with_the_kubelet() {
+    let Some(mut node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let parent = format!("/{}-kubelet/pod1", node.footprint.cgroup_root);
+    let kubelets =
+        |name: &str| host::cgroup_mounts().into_iter().map(|top| top.join(format!("{}{name}", &parent[1..]))).collect::<Vec<_>>();
+    let pod = node.run(&PodSpec::new("kubelets").with(|config| config.linux.get_or_insert_default().cgroup_parent = parent.clone())).await;
+    let container = pod.start(&ContainerSpec::new("c", &image)).await;
+    // What a daemon leaves that is killed while it makes a second container: a directory and cgroups, and no record.
+    let half_made = "0".repeat(container.id.len());
+    node.kill_daemon();
+    for pid in container.host_pids() {
+        host::run("kill", &["-KILL", &pid.to_string()]).expect("killing the container");
+    }
+    for pid in node.footprint.monitors(&pod.id) {
+        host::run("kill", &["-KILL", &pid.to_string()]).expect("killing the monitor");
+    }
+    let directory = node.footprint.state.join("pods").join(&pod.id).join("containers").join(&half_made);
+    std::fs::create_dir(&directory).expect("making the container's directory");
+    let left: Vec<_> = kubelets(&format!("/{half_made}")).into_iter().filter(|path| path.with_file_name(&container.id).is_dir()).collect();
+    assert!(!left.is_empty(), "the container's cgroup is under the kubelet's");
+    for path in &left {
+        std::fs::create_dir(path).expect("making the container's cgroup");
+    }
+    node.start_daemon().await;
+    pod.remove().await;
+    let still: Vec<_> = left.iter().filter(|path| path.exists()).collect();
+    assert!(still.is_empty(), "{still:?}");
+    for path in kubelets("").iter().flat_map(|path| [path.as_path(), path.parent().expect("a parent")]) {
+        // The pod's cgroup is the kubelet's to remove: here, ours.
+        let _ = std::fs::remove_dir(path);
+    }
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn a_second_daemon_on_the_same_state_is_refused() {
     let Some(node) = Node::own().await else { return };
     let pod = node.pod("first").await;

@@ -44,7 +44,7 @@ async fn discard(shared: &Shared, id: PodId, reason: &str) {
             warn!(pod = id.short(), %error, "the record could not be put aside");
         }
     }
-    Teardown::new(shared, Subject::found(id, &directory)).to_the_end().await;
+    Teardown::new(shared, Subject::found(id)).to_the_end().await;
 }
 
 async fn take_over(shared: Arc<Shared>, record: PodRecord) {

@@ -43,8 +43,8 @@ impl Subject {
     }
 
     /// A pod of which there is only a directory.
-    pub(crate) fn found(id: PodId, directory: &PodDirectory) -> Self {
-        Self { id, containers: containers_in(directory), cgroup_parent: None, monitor: None, lease: None }
+    pub(crate) fn found(id: PodId) -> Self {
+        Self { id, containers: Vec::new(), cgroup_parent: None, monitor: None, lease: None }
     }
 
     /// The cgroup of one of its containers.
@@ -69,8 +69,12 @@ pub(crate) struct Teardown<'a> {
 }
 
 impl<'a> Teardown<'a> {
-    pub(crate) fn new(shared: &'a Shared, subject: Subject) -> Self {
-        Self { directory: shared.layout.pod(&subject.id), shared, subject, monitor: None }
+    /// Of the containers of `subject` and of those that a former daemon was making, which have a directory only.
+    pub(crate) fn new(shared: &'a Shared, mut subject: Subject) -> Self {
+        let directory = shared.layout.pod(&subject.id);
+        let half_made = containers_in(&directory).into_iter().filter(|id| !subject.containers.contains(id));
+        subject.containers.extend(half_made.collect::<Vec<_>>());
+        Self { directory, shared, subject, monitor: None }
     }
 
     /// The same, with the connection to its monitor.
