@@ -10,6 +10,8 @@ use crate::v1::security_profile::ProfileType;
 
 /// Where both contexts stand in their requests.
 const CONTEXT: &str = "config.linux.security_context";
+/// What a node's profile begins with in the deprecated fields.
+const LOCALHOST: &str = "localhost/";
 
 /// A pod's own security context.
 pub(crate) fn of_pod(message: &v1::LinuxSandboxSecurityContext) -> Checked<SecurityContext> {
@@ -112,48 +114,52 @@ fn capability(field: &str, name: &str) -> Checked<String> {
     Ok(bare.to_owned())
 }
 
+/// Without a word of it there is no filter.
 fn seccomp(message: Option<&v1::SecurityProfile>, deprecated: &str) -> Checked<Profile> {
-    let profile = profile(["seccomp", "seccomp_profile_path"], message, deprecated)?;
+    let profile = profile(["seccomp", "seccomp_profile_path"], message, deprecated)?.unwrap_or(Profile::Unconfined);
     if let Profile::Localhost(path) = &profile {
         check::absolute(&format!("{CONTEXT}.seccomp.localhost_ref"), path)?;
     }
     Ok(profile)
 }
 
-fn apparmor(message: Option<&v1::SecurityProfile>, deprecated: &str) -> Checked<Profile> {
+/// The name of a node's profile may carry the prefix of the deprecated field in the new one as well.
+fn apparmor(message: Option<&v1::SecurityProfile>, deprecated: &str) -> Checked<Option<Profile>> {
     let profile = profile(["apparmor", "apparmor_profile"], message, deprecated)?;
-    if let Profile::Localhost(name) = &profile {
-        check::word(&format!("{CONTEXT}.apparmor.localhost_ref"), name)?;
-    }
-    Ok(profile)
+    let Some(Profile::Localhost(name)) = profile else { return Ok(profile) };
+    let name = name.strip_prefix(LOCALHOST).unwrap_or(&name);
+    check::word(&format!("{CONTEXT}.apparmor.localhost_ref"), name).map(Profile::Localhost).map(Some)
 }
 
-/// The message counts before the deprecated text; without either there is no confinement.
-fn profile(names: [&str; 2], message: Option<&v1::SecurityProfile>, deprecated: &str) -> Checked<Profile> {
+/// The message counts before the deprecated text; `None` without either.
+fn profile(names: [&str; 2], message: Option<&v1::SecurityProfile>, deprecated: &str) -> Checked<Option<Profile>> {
     let [field, deprecated_field] = names.map(|name| format!("{CONTEXT}.{name}"));
     let Some(message) = message else {
         return deprecated_profile(&deprecated_field, deprecated);
     };
     let reference = &message.localhost_ref;
-    match check::known(&format!("{field}.profile_type"), message.profile_type)? {
-        ProfileType::Localhost => check::required(&format!("{field}.localhost_ref"), reference).map(Profile::Localhost),
+    let profile = match check::known(&format!("{field}.profile_type"), message.profile_type)? {
+        ProfileType::Localhost => Profile::Localhost(check::required(&format!("{field}.localhost_ref"), reference)?),
         _ if !reference.is_empty() => {
-            Err(Refusal::invalid(format!("{field}.localhost_ref"), "is set, but the profile's type is not Localhost"))
+            return Err(Refusal::invalid(format!("{field}.localhost_ref"), "is set, but the profile's type is not Localhost"));
         }
-        ProfileType::RuntimeDefault => Ok(Profile::RuntimeDefault),
-        ProfileType::Unconfined => Ok(Profile::Unconfined),
-    }
+        ProfileType::RuntimeDefault => Profile::RuntimeDefault,
+        ProfileType::Unconfined => Profile::Unconfined,
+    };
+    Ok(Some(profile))
 }
 
-fn deprecated_profile(field: &str, text: &str) -> Checked<Profile> {
-    match text {
-        "" | "unconfined" => Ok(Profile::Unconfined),
-        "runtime/default" | "docker/default" => Ok(Profile::RuntimeDefault),
-        text => match text.strip_prefix("localhost/") {
-            Some(reference) => check::required(field, reference).map(Profile::Localhost),
-            None => Err(Refusal::invalid(field, format!("unknown profile {text:?}"))),
+fn deprecated_profile(field: &str, text: &str) -> Checked<Option<Profile>> {
+    let profile = match text {
+        "" => return Ok(None),
+        "unconfined" => Profile::Unconfined,
+        "runtime/default" | "docker/default" => Profile::RuntimeDefault,
+        text => match text.strip_prefix(LOCALHOST) {
+            Some(reference) => Profile::Localhost(check::required(field, reference)?),
+            None => return Err(Refusal::invalid(field, format!("unknown profile {text:?}"))),
         },
-    }
+    };
+    Ok(Some(profile))
 }
 
 #[cfg(test)]
@@ -248,8 +254,24 @@ mod tests {
 
     #[test]
     fn an_apparmor_profile_is_a_name() {
-        let context = |name: &str| Context { apparmor_profile: name.to_owned(), ..Context::default() };
-        assert_eq!(of_container(&context("localhost/web")).unwrap().apparmor, Profile::Localhost("web".to_owned()));
-        assert!(of_container(&context("localhost/web server")).is_err());
+        let old = |name: &str| Context { apparmor_profile: name.to_owned(), ..Context::default() };
+        let new = |name: &str| {
+            let profile = v1::SecurityProfile { profile_type: ProfileType::Localhost.into(), localhost_ref: name.to_owned() };
+            Context { apparmor: Some(profile), ..old("localhost/other") }
+        };
+        for context in [old("localhost/web"), new("web"), new("localhost/web")] {
+            assert_eq!(of_container(&context).unwrap().apparmor, Some(Profile::Localhost("web".to_owned())), "{context:?}");
+        }
+        for context in [old("localhost/web server"), old("localhost/"), old("web"), new(""), new("localhost/")] {
+            assert!(of_container(&context).is_err(), "{context:?}");
+        }
+    }
+
+    #[test]
+    fn no_apparmor_profile_is_another_thing_than_none_wanted() {
+        let profile = |name: &str| of_container(&Context { apparmor_profile: name.to_owned(), ..Context::default() }).unwrap().apparmor;
+        assert_eq!(profile(""), None);
+        assert_eq!(profile("unconfined"), Some(Profile::Unconfined));
+        assert_eq!(profile("runtime/default"), Some(Profile::RuntimeDefault));
     }
 }

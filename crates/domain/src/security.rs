@@ -72,8 +72,8 @@ pub struct SecurityContext {
     pub read_only_paths: Vec<PathBuf>,
     /// The system call filter.
     pub seccomp: Profile,
-    /// The AppArmor profile.
-    pub apparmor: Profile,
+    /// The AppArmor profile; `None`: the runtime's own, where the node has AppArmor and the process is not privileged.
+    pub apparmor: Option<Profile>,
 }
 
 impl Default for SecurityContext {
@@ -90,7 +90,7 @@ impl Default for SecurityContext {
             masked_paths: Vec::new(),
             read_only_paths: Vec::new(),
             seccomp: Profile::Unconfined,
-            apparmor: Profile::Unconfined,
+            apparmor: None,
         }
     }
 }

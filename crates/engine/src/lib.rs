@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod apparmor;
 mod cgroups;
 mod claims;
 mod clock;
@@ -130,7 +131,7 @@ impl Engine {
             network: parts.network,
             hierarchy: Arc::new(parts.hierarchy),
             handlers: parts.handlers,
-            node: node::look(),
+            node: Node { apparmor: apparmor::prepare().await, ..node::look() },
             index: Index::default(),
         });
         warm_up(shared.node.capabilities);

@@ -5,18 +5,18 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use coracle_domain::{Device, DeviceAccess, DeviceKind, During, Refusal, Result};
-use coracle_spec::{AppArmor, DeviceNode, Node};
+use coracle_spec::{DeviceNode, Node};
 
 /// Directories in /dev are not nested deeper than this; it ends a walk through a strange one.
 const DEEPEST: usize = 8;
 
-/// What does not change while the daemon runs.
+/// What does not change while the daemon runs, but for AppArmor, which is to be prepared.
 pub(crate) fn look() -> Node {
     Node {
         hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         capabilities: bounding_set().unwrap_or(0),
         devices: Vec::new(),
-        apparmor: apparmor(),
+        apparmor: None,
         kernel: kernel_version(),
     }
 }
@@ -77,11 +77,6 @@ fn bounding_set() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:"))?;
     u64::from_str_radix(line.trim(), 16).ok()
-}
-
-fn apparmor() -> Option<AppArmor> {
-    let enabled = fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.trim() == "Y");
-    enabled.then(AppArmor::default)
 }
 
 fn kernel_version() -> (u32, u32) {

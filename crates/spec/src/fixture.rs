@@ -114,7 +114,7 @@ pub(crate) fn request() -> ContainerRequest {
             masked_paths: vec!["/proc/kcore".into(), "/sys/firmware".into()],
             read_only_paths: vec!["/proc/sys".into()],
             seccomp: Profile::RuntimeDefault,
-            apparmor: Profile::RuntimeDefault,
+            apparmor: Some(Profile::RuntimeDefault),
             ..SecurityContext::default()
         },
         stop_signal: None,

@@ -80,7 +80,7 @@ pub struct Node {
 /// A node's AppArmor.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AppArmor {
-    /// The loaded profile that `RuntimeDefault` stands for; `None`: there is none, and containers go without.
+    /// The loaded profile that `RuntimeDefault` stands for; `None`: it could not be loaded.
     pub default_profile: Option<String>,
 }
 

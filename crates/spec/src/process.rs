@@ -5,7 +5,7 @@ use coracle_plan::Capabilities;
 use oci_spec::runtime::{Process, User};
 
 use crate::environment::{Environment, Sources};
-use crate::{ContainerSpec, Node, ResolvedUser, args, capabilities};
+use crate::{AppArmor, ContainerSpec, Node, ResolvedUser, args, capabilities};
 
 /// The environment of a container's first process.
 pub(crate) fn environment(spec: &ContainerSpec<'_>) -> Result<Environment> {
@@ -42,38 +42,59 @@ fn user(resolved: &ResolvedUser) -> User {
     user
 }
 
-/// The profile to change to; `None`: none. A privileged container has none, whatever it asks for.
+/// The profile to change to; `None`: none. What a container gets that asks for nothing is what its node has; a
+/// privileged one gets a profile only by its name. One of the node's that is asked for must be there to be enforced.
 fn apparmor(security: &SecurityContext, node: &Node) -> Result<Option<String>> {
+    let lacking = |profile: &str, problem: &str| {
+        let problem = format!("the profile {profile} was asked for, but {problem}");
+        Err(Refusal::invalid("linux.security_context.apparmor", problem).into())
+    };
     match (&security.apparmor, &node.apparmor) {
+        (Some(Profile::Localhost(name)), None) => lacking(&format!("{name:?}"), "AppArmor is not enabled on this node"),
+        (Some(Profile::Localhost(name)), Some(_)) => Ok(Some(name.clone())),
+        (Some(Profile::Unconfined), _) | (_, None) => Ok(None),
         _ if security.privileged => Ok(None),
-        (Profile::Localhost(name), None) => {
-            let problem = format!("profile {name:?} was asked for, but AppArmor is not enabled on this node");
-            Err(Refusal::invalid("linux.security_context.apparmor", problem).into())
+        (Some(Profile::RuntimeDefault), Some(AppArmor { default_profile: None })) => {
+            lacking("RuntimeDefault", "it could not be loaded when the runtime started; its log says why")
         }
-        (Profile::Localhost(name), Some(_)) => Ok(Some(name.clone())),
-        (Profile::RuntimeDefault, Some(apparmor)) => Ok(apparmor.default_profile.clone()),
-        (Profile::RuntimeDefault, None) | (Profile::Unconfined, _) => Ok(None),
+        (Some(Profile::RuntimeDefault) | None, Some(apparmor)) => Ok(apparmor.default_profile.clone()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::AppArmor;
+
+    /// What comes of a request: a profile, none, or a refusal.
+    fn outcome(profile: Option<Profile>, privileged: bool, node: &Node) -> Result<Option<String>, ()> {
+        apparmor(&SecurityContext { apparmor: profile, privileged, ..SecurityContext::default() }, node).map_err(|_| ())
+    }
+
+    fn node(default_profile: Option<&str>) -> Node {
+        Node { apparmor: Some(AppArmor { default_profile: default_profile.map(str::to_owned) }), ..Node::default() }
+    }
 
     #[test]
     fn apparmor_follows_the_request_as_far_as_the_node_has_it() {
-        let with = Node { apparmor: Some(AppArmor { default_profile: Some("coracle".into()) }), ..Node::default() };
-        let without = Node::default();
-        let profile = |profile, privileged, node| {
-            apparmor(&SecurityContext { apparmor: profile, privileged, ..SecurityContext::default() }, node).ok()
-        };
-        let named = || Profile::Localhost("web".into());
-        assert_eq!(profile(named(), false, &with), Some(Some("web".into())));
-        assert_eq!(profile(named(), false, &without), None);
-        assert_eq!(profile(named(), true, &with), Some(None));
-        assert_eq!(profile(Profile::RuntimeDefault, false, &with), Some(Some("coracle".into())));
-        assert_eq!(profile(Profile::RuntimeDefault, false, &without), Some(None));
-        assert_eq!(profile(Profile::Unconfined, false, &with), Some(None));
+        let named = || Some(Profile::Localhost("web".into()));
+        let (with, bare, without) = (node(Some("ours")), node(None), Node::default());
+        let (web, ours) = (|| Ok(Some("web".into())), || Ok(Some("ours".into())));
+        for (profile, expected) in [
+            (None, [ours(), Ok(None), Ok(None)]),
+            (Some(Profile::RuntimeDefault), [ours(), Err(()), Ok(None)]),
+            (Some(Profile::Unconfined), [Ok(None), Ok(None), Ok(None)]),
+            (named(), [web(), web(), Err(())]),
+        ] {
+            assert_eq!([&with, &bare, &without].map(|node| outcome(profile.clone(), false, node)), expected, "{profile:?}");
+        }
+    }
+
+    #[test]
+    fn a_privileged_container_gets_a_profile_only_by_its_name() {
+        let with = node(Some("ours"));
+        assert_eq!(outcome(None, true, &with), Ok(None));
+        assert_eq!(outcome(Some(Profile::RuntimeDefault), true, &with), Ok(None));
+        assert_eq!(outcome(Some(Profile::Localhost("web".into())), true, &with), Ok(Some("web".into())));
+        assert_eq!(outcome(Some(Profile::Localhost("web".into())), true, &Node::default()), Err(()));
     }
 }

@@ -29,6 +29,8 @@ pub(crate) fn runtime(shared: &Shared) -> BTreeMap<String, String> {
         "state": shared.layout.pods(),
         // kubeadm looks for it; there is no pause image here.
         "sandboxImage": "",
+        "appArmor": shared.node.apparmor.is_some(),
+        "appArmorProfile": shared.node.apparmor.as_ref().and_then(|apparmor| apparmor.default_profile.as_deref()),
     });
     BTreeMap::from([("config".to_owned(), config.to_string())])
 }

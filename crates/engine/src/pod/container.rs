@@ -24,7 +24,7 @@ use crate::deadline::{ANSWER, SET_UP, within};
 use crate::layout::ContainerDirectory;
 use crate::live::LiveContainer;
 use crate::record::{self, ContainerRecord};
-use crate::{cgroups, clock, node, volumes};
+use crate::{apparmor, cgroups, clock, node, volumes};
 
 impl Owner {
     /// Makes a container. If any stage fails nothing is left of it.
@@ -107,6 +107,7 @@ impl Owner {
         let node = self.node_for(request);
         let devices = devices(request)?;
         let profile = seccomp_profile(request)?;
+        apparmor::check(&request.security, node.apparmor.as_ref())?;
         let cgroups_path = location.absolute();
         let rules = coracle_spec::device_rules(request.security.privileged, &devices);
         let resources = request.resources.clone();
