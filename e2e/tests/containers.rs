@@ -405,7 +405,9 @@ async fn namespaces_are_the_containers_own() {
         let ours = std::fs::read_link(&path).expect("our own namespace");
         assert_ne!(container.shell(&format!("readlink {path}")).await, ours.to_string_lossy(), "{kind}");
     }
-    assert_eq!(container.shell("ls /sys/class/net | tr '\\n' ' '").await.trim(), "eth0 lo");
+    // Tunnels that some kernels make in every network namespace have no device behind them.
+    let links = container.shell("for link in /sys/class/net/*; do [ $(cat $link/type) = 776 ] || basename $link; done").await;
+    assert_eq!(links, "eth0\nlo");
     assert_eq!(container.shell("ls /proc/self/fd | wc -l").await, "4", "no descriptor of the runtime's comes along");
     node.finish().await;
 }
