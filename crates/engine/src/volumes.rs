@@ -17,22 +17,24 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use crate::cgroups::blocking;
 use crate::deadline::{SET_UP, within};
 
-/// An image that a container has as a volume.
-#[derive(Debug)]
-pub(crate) struct ImageVolume {
-    pub(crate) image: ImageId,
-    /// Its layers, the top one first.
-    pub(crate) layers: Vec<PathBuf>,
+/// The images among a container's mounts, in the mounts' order.
+#[derive(Debug, Default)]
+pub(crate) struct ImageVolumes {
+    pub(crate) images: Vec<ImageId>,
+    /// Of each its layers, the top one first.
+    pub(crate) layers: Vec<Vec<PathBuf>>,
 }
 
-/// Finds the images among a container's mounts, in the mounts' order, and keeps their layers until its rootfs is removed.
-pub(crate) async fn images(store: &Arc<Store>, request: &ContainerRequest, container: &ContainerId) -> Result<Vec<ImageVolume>> {
-    let mut volumes = Vec::new();
+/// Finds the images among a container's mounts, and keeps their layers until its rootfs is removed.
+pub(crate) async fn images(store: &Arc<Store>, request: &ContainerRequest, container: &ContainerId) -> Result<ImageVolumes> {
+    let mut volumes = ImageVolumes::default();
     for mount in &request.mounts {
         let MountSource::Image { reference, id, sub_path, .. } = &mount.source else { continue };
         let claimed = claim(store, (reference, id.as_ref()), sub_path.as_deref(), container).await;
         let failure = |error| Failure::new("mounting an image on", mount.target.display(), error).kind(FailureKind::ImageVolume);
-        volumes.push(claimed.map_err(failure)?);
+        let (image, layers) = claimed.map_err(failure)?;
+        volumes.images.push(image);
+        volumes.layers.push(layers);
     }
     Ok(volumes)
 }
@@ -42,11 +44,11 @@ async fn claim(
     (reference, id): (&str, Option<&ImageId>),
     part: Option<&Path>,
     container: &ContainerId,
-) -> Result<ImageVolume> {
+) -> Result<(ImageId, Vec<PathBuf>)> {
     let named = id.map_or(reference, ImageId::as_str);
     let image = store.find(named).ok_or_else(|| Refusal::not_found("image", named))?.id.clone();
     let layers = store.claim_volume(&image, part, container).await?;
-    Ok(ImageVolume { image, layers })
+    Ok((image, layers))
 }
 
 /// Makes host paths that are missing and refuses those whose mounts cannot travel as they are asked to.

@@ -55,8 +55,7 @@ impl Owner {
         let user = self.resolve_user(&request, &image, &rootfs).await?;
         volumes::sources(&request).await?;
         let volumes = volumes::images(&self.shared.images, &request, id).await?;
-        let (volume_images, volume_layers): (Vec<_>, Vec<_>) = volumes.into_iter().map(|volume| (volume.image, volume.layers)).unzip();
-        let (cgroup, process) = self.plan_container(id, &request, &image_defaults, &user, (rootfs, &volume_layers)).await?;
+        let (cgroup, process) = self.plan_container(id, &request, &image_defaults, &user, rootfs, &volumes.layers).await?;
         let log_path = log_path(self.record.request.log_directory.as_deref(), &request);
         if let Some(path) = &log_path {
             make_log(path)?;
@@ -64,7 +63,7 @@ impl Owner {
         self.record.containers.push(ContainerRecord {
             id: id.clone(),
             image: image.id.clone(),
-            volume_images,
+            volume_images: volumes.images,
             phase: ContainerPhase::Created,
             created_at: clock::now(),
             resources: request.resources.clone(),
@@ -100,7 +99,8 @@ impl Owner {
         request: &ContainerRequest,
         image: &ImageDefaults,
         user: &ResolvedUser,
-        (rootfs, volumes): (Rootfs, &[Vec<PathBuf>]),
+        rootfs: Rootfs,
+        image_volumes: &[Vec<PathBuf>],
     ) -> Result<(Cgroup, coracle_plan::Process)> {
         let hierarchy = Arc::clone(&self.shared.hierarchy);
         let location = Subject::of(&self.record).location(&hierarchy, id)?;
@@ -120,7 +120,7 @@ impl Owner {
             image,
             user,
             node: &node,
-            image_volumes: volumes,
+            image_volumes,
             devices: &devices,
             files: &self.files(),
             namespaces: &self.namespaces(request),
