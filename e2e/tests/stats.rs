@@ -1,9 +1,12 @@
 //! What containers and pods are said to use.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use coracle_e2e::api::{ContainerStats, ContainerStatsFilter, PodSandboxStats, PodSandboxStatsFilter, UInt64Value};
+use coracle_e2e::api::{ContainerStats, ContainerStatsFilter, PodSandboxMetrics, PodSandboxStats, PodSandboxStatsFilter, UInt64Value};
+use coracle_e2e::wire::{self, Value};
 use coracle_e2e::{ContainerSpec, Node, Pod, PodSpec, eventually};
+use prost::Message;
 
 fn number(value: &Option<UInt64Value>) -> Option<u64> {
     value.as_ref().map(|value| value.value)
@@ -220,6 +223,37 @@ async fn a_pods_network_is_counted_at_its_own_interface() {
     let host = node.run(&PodSpec::new("host").host_network()).await;
     host.start(&ContainerSpec::new("c", &image)).await;
     assert!(of_pod(&node, &host).await.linux.is_some_and(|linux| linux.network.is_none()), "the node's network is not the pod's");
+    node.finish().await;
+}
+
+/// The items of a stream that ends after one batch, whose one field they are.
+async fn streamed<T: Message + Default>(node: &Node, method: &str) -> Vec<T> {
+    let batch = node.cri.raw(method, Vec::new()).await.unwrap_or_else(|status| panic!("{method}: {status}"));
+    let item = |value| match value {
+        Value::Bytes(bytes) => T::decode(&*bytes).expect("an item"),
+        Value::Number(number) => panic!("{method} tells {number}"),
+    };
+    wire::find(&batch, 1).into_iter().map(item).collect()
+}
+
+#[tokio::test]
+async fn streams_tell_what_lists_tell() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let pods = [node.pod("first").await, node.pod("second").await];
+    let containers = [pods[0].start(&ContainerSpec::new("a", &image)).await, pods[1].start(&ContainerSpec::new("b", &image)).await];
+    let ids = |attributes: Vec<Option<String>>| -> BTreeSet<String> { attributes.into_iter().flatten().collect() };
+    let stats: Vec<ContainerStats> = streamed(&node, "StreamContainerStats").await;
+    assert_eq!(stats.len(), 2);
+    let streamed_ids = ids(stats.into_iter().map(|stats| Some(stats.attributes?.id)).collect());
+    assert_eq!(streamed_ids, containers.iter().map(|container| container.id.clone()).collect());
+    let stats: Vec<PodSandboxStats> = streamed(&node, "StreamPodSandboxStats").await;
+    assert!(stats.iter().all(|stats| stats.linux.as_ref().is_some_and(|linux| linux.containers.len() == 1)), "{stats:?}");
+    let expected: BTreeSet<String> = pods.iter().map(|pod| pod.id.clone()).collect();
+    assert_eq!(ids(stats.into_iter().map(|stats| Some(stats.attributes?.id)).collect()), expected);
+    let metrics: Vec<PodSandboxMetrics> = streamed(&node, "StreamPodSandboxMetrics").await;
+    assert_eq!(metrics.iter().map(|metrics| metrics.pod_sandbox_id.clone()).collect::<BTreeSet<_>>(), expected);
+    assert!(metrics.iter().all(|metrics| metrics.container_metrics.len() == 1 && metrics.metrics.len() >= 8), "{metrics:?}");
     node.finish().await;
 }
 

@@ -3,11 +3,12 @@
 use std::os::unix::fs::MetadataExt;
 
 use coracle_e2e::api::{
-    CgroupDriver, CheckpointContainerRequest, ContainerStatusRequest, ImageFsInfoRequest, LinuxContainerResources, NetworkConfig, PodSandboxStatusRequest,
-    RuntimeConfig, RuntimeConfigRequest, StatusRequest, UpdateContainerResourcesRequest, UpdateRuntimeConfigRequest,
+    CgroupDriver, CheckpointContainerRequest, ContainerStatusRequest, ImageFsInfoRequest, LinuxContainerResources, NetworkConfig,
+    PodSandboxStatusRequest, RuntimeConfig, RuntimeConfigRequest, StatusRequest, UpdateContainerResourcesRequest,
+    UpdateRuntimeConfigRequest,
 };
 use coracle_e2e::image::Image;
-use coracle_e2e::{Code, ContainerSpec, Node, PodSpec};
+use coracle_e2e::{Code, ContainerSpec, Node, PodSpec, wire};
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -158,6 +159,34 @@ async fn limits_are_told_as_they_are_and_not_as_they_were_asked_for() {
     let told = container.status().await.resources.and_then(|resources| resources.linux).expect("a container has limits");
     assert_eq!((told.memory_limit_in_bytes, told.cpu_shares), (32 << 20, 512), "what was not mentioned stays");
     assert_eq!(container.cgroup_number(&[("memory.limit_in_bytes", ""), ("memory.max", "")]), Some(32 << 20));
+    node.finish().await;
+}
+
+/// The call came into CRI later than the client library that the harness is built on.
+#[tokio::test]
+async fn a_pods_resize_is_remembered_and_not_done_again() {
+    let Some(mut node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let pod = node.pod("resized").await;
+    let container = pod.start(&ContainerSpec::new("c", &image)).await;
+    let resize = |id: &str| {
+        let memory_limit = wire::number(4, 64 << 20);
+        [wire::bytes(1, id.as_bytes()), wire::bytes(3, &memory_limit)].concat()
+    };
+    node.cri.raw("UpdatePodSandboxResources", resize(&pod.id)).await.expect("UpdatePodSandboxResources");
+    let absent = node.cri.raw("UpdatePodSandboxResources", resize("0123")).await.expect_err("there is no such pod");
+    assert_eq!(absent.code(), Code::NotFound);
+    let told = async |node: &Node| {
+        let request = PodSandboxStatusRequest { pod_sandbox_id: pod.id.clone(), verbose: true };
+        let answer = node.cri.runtime().pod_sandbox_status(request).await.expect("PodSandboxStatus").into_inner();
+        info(&answer.info)["config"]["linux"]["resources"]["memory_limit_in_bytes"].clone()
+    };
+    assert_eq!(told(&node).await, json!(64 << 20));
+    assert_ne!(container.cgroup_number(&[("memory.limit_in_bytes", ""), ("memory.max", "")]), Some(64 << 20));
+    node.restart().await;
+    assert_eq!(told(&node).await, json!(64 << 20));
+    let again = node.cri.run_pod(&pod.config, "").await.expect("RunPodSandbox, as a retry");
+    assert_eq!(again, pod.id, "the request is still known as the pod's own");
     node.finish().await;
 }
 
