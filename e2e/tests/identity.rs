@@ -88,6 +88,29 @@ async fn a_retry_in_other_words_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn what_a_kubelet_makes_anew_for_each_try_does_not_make_another_container() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let pod = node.pod("kubelets").await;
+    let attempt = |message: &str, variables: [&str; 2]| {
+        let file = node.scratch().join(message);
+        std::fs::write(&file, "").expect("making a file");
+        let spec = ContainerSpec::new("c", &image).mount(&file.to_string_lossy(), "/dev/termination-log", false);
+        let spec = variables.into_iter().fold(spec, |spec, name| spec.variable(name, "value"));
+        spec.with(|config| {
+            let annotation = ("io.kubernetes.container.terminationMessagePath".to_owned(), "/dev/termination-log".to_owned());
+            config.annotations.extend([annotation]);
+        })
+    };
+    let first = pod.create(&attempt("first", ["A_SERVICE_HOST", "B_SERVICE_HOST"])).await;
+    let second = pod.create(&attempt("second", ["B_SERVICE_HOST", "A_SERVICE_HOST"])).await;
+    assert_eq!(second.id, first.id);
+    let told = first.status().await.mounts;
+    assert!(told[0].host_path.ends_with("first"), "the kubelet reads the message where the status says: {told:?}");
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn an_ended_container_keeps_its_name_until_it_is_removed() {
     let Some(node) = Node::own().await else { return };
     let image = node.busybox().await;

@@ -25,6 +25,7 @@ mod node;
 mod pod;
 mod process;
 mod record;
+mod retry;
 mod stats;
 #[cfg(test)]
 mod testing;
@@ -39,8 +40,8 @@ use std::time::Duration;
 
 use coracle_cgroup::Hierarchy;
 use coracle_domain::{
-    ContainerId, ContainerRequest, ContainerView, During, Error, Failure, FailureKind, Id, IdKind, PodId, PodPhase, PodRequest,
-    PodResources, PodView, Refusal, Resources, Result,
+    ContainerId, ContainerRequest, ContainerView, During, Error, Failure, FailureKind, Id, IdKind, PodId, PodRequest, PodResources,
+    PodView, Refusal, Resources, Result,
 };
 use coracle_handler::{HandlerInfo, Handlers};
 use coracle_image::Store;
@@ -155,7 +156,7 @@ impl Engine {
     pub async fn run_pod(&self, request: PodRequest) -> Result<PodId> {
         let claim = self.claims.claim(&request.metadata).await;
         if let Some(pod) = self.shared.index.named(&request.metadata) {
-            return same_pod(&pod, &request);
+            return retry::same_pod(&pod, &request);
         }
         let shared = Arc::clone(&self.shared);
         // In a task of its own, so that a caller who goes away does not leave a pod half made.
@@ -330,18 +331,6 @@ impl Engine {
         let answer = entry.owner.ask(|answer| command(container.id.clone(), answer)).await;
         answer.unwrap_or_else(|| Err(Refusal::not_found("container", id).into()))
     }
-}
-
-/// The answer to a request for a pod whose name is taken.
-fn same_pod(pod: &PodView, request: &PodRequest) -> Result<PodId> {
-    let name = format!("{}/{} attempt {}", request.metadata.namespace, request.metadata.name, request.metadata.attempt);
-    if pod.phase != PodPhase::Ready {
-        return Err(Refusal::wrong_state(format!("pod sandbox {name} was stopped and is still here, as {}", pod.id)).into());
-    }
-    if *pod.request != *request {
-        return Err(Refusal::wrong_state(format!("pod sandbox {name} is here already, as {}, made from another request", pod.id)).into());
-    }
-    Ok(pod.id.clone())
 }
 
 fn absent_is_none<T>(found: Result<T>) -> Result<Option<T>> {

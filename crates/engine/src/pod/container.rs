@@ -24,14 +24,14 @@ use crate::deadline::{ANSWER, SET_UP, within};
 use crate::layout::ContainerDirectory;
 use crate::live::LiveContainer;
 use crate::record::{self, ContainerRecord};
-use crate::{apparmor, cgroups, clock, node, volumes};
+use crate::{apparmor, cgroups, clock, node, retry, volumes};
 
 impl Owner {
     /// Makes a container. If any stage fails nothing is left of it.
     pub(super) async fn create_container(&mut self, request: ContainerRequest) -> Result<ContainerId> {
         self.must_be_ready("take containers")?;
         if let Some(container) = self.record.containers.iter().find(|container| container.request.metadata == request.metadata) {
-            return same_container(container, &request);
+            return retry::same_container(container, &request);
         }
         let id: ContainerId = self.shared.new_id()?;
         match self.make_container(&id, request).await {
@@ -242,15 +242,6 @@ impl Owner {
     fn container_mut(&mut self, id: &ContainerId) -> Result<&mut ContainerRecord> {
         self.record.container_mut(id).ok_or_else(|| Refusal::not_found("container", id.as_str()).into())
     }
-}
-
-/// The answer to a request for a container whose name is taken.
-fn same_container(container: &ContainerRecord, request: &ContainerRequest) -> Result<ContainerId> {
-    if *container.request == *request {
-        return Ok(container.id.clone());
-    }
-    let name = format!("{} attempt {}", request.metadata.name, request.metadata.attempt);
-    Err(Refusal::wrong_state(format!("container {name} is here already, as {}, made from another request", container.id)).into())
 }
 
 fn make_directory(directory: &ContainerDirectory) -> Result<()> {
