@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_cgroup::Hierarchy;
+use coracle_cri::Deadlines;
 use coracle_domain::{During, Failure, Refusal, Result};
 use coracle_engine::{Engine, Layout, Parts, Program};
 use coracle_handler::Handlers;
@@ -53,7 +54,7 @@ async fn serve(config: Option<&Path>) -> Result<()> {
     let engine = Arc::new(Engine::start(parts(config).await?).await?);
     let listener = listen(&socket)?;
     info!(socket = %socket.display(), pods = engine.pods().len(), "serving");
-    let server = tonic::transport::Server::builder().add_routes(coracle_cri::routes(engine));
+    let server = tonic::transport::Server::builder().layer(tower::layer::layer_fn(Deadlines::of)).add_routes(coracle_cri::routes(engine));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
         let _ = stopped.await;

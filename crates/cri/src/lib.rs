@@ -17,6 +17,7 @@
 mod check;
 mod container;
 mod container_status;
+mod deadline;
 mod filter;
 mod image;
 mod metrics;
@@ -41,6 +42,8 @@ use tonic::service::Routes;
 
 use v1::image_service_server::ImageServiceServer;
 use v1::runtime_service_server::RuntimeServiceServer;
+
+pub use deadline::Deadlines;
 
 /// The messages, clients and servers of CRI v1.
 #[allow(missing_docs)]
