@@ -6,7 +6,7 @@ use coracle_domain::{
 };
 
 use crate::check::{self, Checked};
-use crate::{mount, namespaces, resources, security, signal, v1};
+use crate::{mount, namespaces, resources, security, signal, user_namespace, v1};
 
 /// The container that is asked for. `sandbox_config` is not read: it repeats what the pod was made from.
 pub(crate) fn parse(request: &v1::CreateContainerRequest) -> Checked<ContainerRequest> {
@@ -41,8 +41,14 @@ pub(crate) fn parse(request: &v1::CreateContainerRequest) -> Checked<ContainerRe
     })
 }
 
-/// What a pod was made for bounds its containers: a privileged one needs a privileged pod.
-pub(crate) fn fits(container: &ContainerRequest, pod: &PodRequest) -> Checked<()> {
+/// What a pod was made for bounds its containers: a privileged one needs a privileged pod, and all have its users.
+pub(crate) fn fits(message: &v1::CreateContainerRequest, container: &ContainerRequest, pod: &PodRequest) -> Checked<()> {
+    let linux = message.config.as_ref().and_then(|config| config.linux.as_ref());
+    let options = linux.and_then(|linux| linux.security_context.as_ref()?.namespace_options.clone()).unwrap_or_default();
+    user_namespace::fits_container(&options, &container.pid, pod)?;
+    for (index, mount) in container.mounts.iter().enumerate() {
+        mount::fits(index, mount, pod)?;
+    }
     if container.security.privileged && !pod.security.privileged {
         return Err(Refusal::invalid("config.linux.security_context.privileged", "the pod was not made for privileged containers"));
     }

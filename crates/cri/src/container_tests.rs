@@ -93,11 +93,11 @@ fn what_is_not_built_is_unsupported_and_not_ignored() {
 #[test]
 fn a_privileged_container_needs_a_privileged_pod() {
     let (mut container, mut pod) = (samples::container_request(), samples::pod_request());
-    assert!(fits(&container, &pod).is_ok());
+    assert!(fits(&v1::CreateContainerRequest::default(), &container, &pod).is_ok());
     container.security.privileged = true;
-    assert!(matches!(fits(&container, &pod), Err(Refusal::Invalid { .. })));
+    assert!(matches!(fits(&v1::CreateContainerRequest::default(), &container, &pod), Err(Refusal::Invalid { .. })));
     pod.security.privileged = true;
-    assert!(fits(&container, &pod).is_ok());
+    assert!(fits(&v1::CreateContainerRequest::default(), &container, &pod).is_ok());
 }
 
 proptest! {

@@ -34,6 +34,8 @@ mod signal;
 mod stats;
 mod status;
 mod sysctl;
+mod time_offsets;
+mod user_namespace;
 
 use std::sync::Arc;
 

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use coracle_domain::{Device, ImageId, Mount, MountSource, Propagation, Refusal};
+use coracle_domain::{Device, ImageId, Mount, MountSource, PodRequest, Propagation, Refusal};
 
 use crate::check::{self, Checked};
-use crate::v1;
+use crate::{user_namespace, v1};
 
 /// What KEP-5855 allows in `mount_options`.
 const OPTIONS: [&str; 3] = ["noexec", "nodev", "nosuid"];
@@ -13,9 +13,6 @@ const OPTIONS: [&str; 3] = ["noexec", "nodev", "nosuid"];
 /// The mount at `config.mounts[index]`.
 pub(crate) fn parse(index: usize, message: &v1::Mount) -> Checked<Mount> {
     let at = |name: &str| format!("config.mounts[{index}].{name}");
-    if !message.uid_mappings.is_empty() || !message.gid_mappings.is_empty() {
-        return Err(Refusal::unsupported(format!("{}: an id-mapped mount", at("uidMappings"))));
-    }
     let propagation = propagation(&at("propagation"), message.propagation)?;
     let source = source(&at, message)?;
     if message.recursive_read_only && !(message.readonly && propagation == Propagation::Private) {
@@ -32,7 +29,24 @@ pub(crate) fn parse(index: usize, message: &v1::Mount) -> Checked<Mount> {
         propagation,
         relabel: message.selinux_relabel,
         options: message.mount_options.clone(),
+        mapping: user_namespace::of_mount(&at, message)?,
     })
+}
+
+/// Whether the mount at `config.mounts[index]` is possible in a pod: owners can be mapped in no other way than the pod's
+/// users are, and what is mounted in a user namespace never reaches the node.
+pub(crate) fn fits(index: usize, mount: &Mount, pod: &PodRequest) -> Checked<()> {
+    if mount.mapping.is_some() && mount.mapping != pod.user_namespace {
+        return Err(Refusal::invalid(
+            format!("config.mounts[{index}].uidMappings"),
+            "differs from the mapping of the pod's user namespace",
+        ));
+    }
+    if mount.propagation == Propagation::Bidirectional && pod.user_namespace.is_some() {
+        let problem = "mounts cannot travel to the node from a user namespace";
+        return Err(Refusal::invalid(format!("config.mounts[{index}].propagation"), problem));
+    }
+    Ok(())
 }
 
 /// A path inside the container; never its root, which a mount would hide.
@@ -105,7 +119,8 @@ fn message(mount: &Mount, found: Option<&ImageId>) -> v1::Mount {
         image,
         image_sub_path,
         mount_options: mount.options.clone(),
-        ..Default::default()
+        uid_mappings: mount.mapping.map(|mapping| user_namespace::mapping_message(mapping.uids)).unwrap_or_default(),
+        gid_mappings: mount.mapping.map(|mapping| user_namespace::mapping_message(mapping.gids)).unwrap_or_default(),
     }
 }
 
@@ -150,7 +165,9 @@ mod tests {
             ..bind()
         };
         let shared = v1::Mount { propagation: v1::MountPropagation::PropagationBidirectional.into(), ..bind() };
-        for mount in [bind(), full, shared] {
+        let ids = |host_id| vec![v1::IdMapping { host_id, container_id: 0, length: 65_536 }];
+        let mapped = v1::Mount { uid_mappings: ids(65_536), gid_mappings: ids(131_072), ..bind() };
+        for mount in [bind(), full, shared, mapped] {
             assert_eq!(messages(&[parse(0, &mount).unwrap()], &[]), [mount]);
         }
     }
@@ -178,7 +195,7 @@ mod tests {
     #[test]
     fn contradictions_are_refused_by_field() {
         type Spoil = fn(&mut v1::Mount);
-        let cases: [(&str, v1::Mount, Spoil); 14] = [
+        let cases: [(&str, v1::Mount, Spoil); 15] = [
             ("container_path", bind(), |m| m.container_path = "data".to_owned()),
             ("container_path", bind(), |m| m.container_path.clear()),
             ("container_path", bind(), |m| m.container_path = "/".to_owned()),
@@ -188,6 +205,7 @@ mod tests {
             ("propagation", bind(), |m| m.propagation = 3),
             ("recursive_read_only", bind(), |m| m.recursive_read_only = true),
             ("mount_options", bind(), |m| m.mount_options = vec!["suid".to_owned()]),
+            ("gidMappings", bind(), |m| m.uid_mappings = vec![v1::IdMapping { host_id: 1, container_id: 0, length: 1 }]),
             ("image_sub_path", bind(), |m| m.image_sub_path = "a".to_owned()),
             ("host_path", image(), |m| m.host_path = "/srv".to_owned()),
             ("readonly", image(), |m| m.readonly = false),

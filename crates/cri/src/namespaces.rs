@@ -1,11 +1,11 @@
 //! Which namespaces a pod and its containers share, from CRI's `NamespaceOption`. Absent options are the
 //! zero of the enum, POD.
 
-use coracle_domain::{IpcMode, NetworkMode, PidMode, PodRequest, Refusal};
+use coracle_domain::{IpcMode, NetworkMode, PidMode, PodRequest, Refusal, UserNamespace};
 
 use crate::check::{self, Checked};
-use crate::v1;
 use crate::v1::NamespaceMode;
+use crate::{user_namespace, v1};
 
 const OPTIONS: &str = "config.linux.security_context.namespace_options";
 
@@ -15,11 +15,12 @@ pub(crate) struct PodModes {
     pub(crate) network: NetworkMode,
     pub(crate) pid: PidMode,
     pub(crate) ipc: IpcMode,
+    pub(crate) user: Option<UserNamespace>,
 }
 
 /// A pod's modes. Its pid mode cannot be TARGET: there is no container yet to aim at.
 pub(crate) fn of_pod(options: &v1::NamespaceOption) -> Checked<PodModes> {
-    refuse_user_namespace(options)?;
+    let user = user_namespace::parse(options)?;
     let network = match mode("network", options.network)? {
         NamespaceMode::Pod => NetworkMode::Pod,
         NamespaceMode::Node => NetworkMode::Node,
@@ -34,12 +35,12 @@ pub(crate) fn of_pod(options: &v1::NamespaceOption) -> Checked<PodModes> {
         NamespaceMode::Target => return Err(Refusal::invalid(format!("{OPTIONS}.pid"), "TARGET is for containers")),
         _ => of_container(options)?,
     };
-    Ok(PodModes { network, pid, ipc })
+    user_namespace::fits_pod(user, &pid, ipc)?;
+    Ok(PodModes { network, pid, ipc, user })
 }
 
 /// A container's pid mode. The other namespaces are its pod's, whatever its options repeat.
 pub(crate) fn of_container(options: &v1::NamespaceOption) -> Checked<PidMode> {
-    refuse_user_namespace(options)?;
     Ok(match mode("pid", options.pid)? {
         NamespaceMode::Pod => PidMode::Pod,
         NamespaceMode::Container => PidMode::Container,
@@ -68,7 +69,8 @@ pub(crate) fn message(request: &PodRequest) -> v1::NamespaceOption {
         PidMode::Node => (NamespaceMode::Node, String::new()),
         PidMode::Target(id) => (NamespaceMode::Target, id.to_string()),
     };
-    v1::NamespaceOption { network: network.into(), pid: pid.into(), ipc: ipc.into(), target_id, userns_options: None }
+    let userns_options = request.user_namespace.as_ref().map(user_namespace::message);
+    v1::NamespaceOption { network: network.into(), pid: pid.into(), ipc: ipc.into(), target_id, userns_options }
 }
 
 fn mode(name: &str, value: i32) -> Checked<NamespaceMode> {
@@ -77,14 +79,6 @@ fn mode(name: &str, value: i32) -> Checked<NamespaceMode> {
 
 fn unsupported(name: &str, mode: NamespaceMode) -> Refusal {
     Refusal::unsupported(format!("{OPTIONS}.{name}: {}", mode.as_str_name()))
-}
-
-fn refuse_user_namespace(options: &v1::NamespaceOption) -> Checked<()> {
-    let Some(user) = &options.userns_options else { return Ok(()) };
-    match mode("userns_options.mode", user.mode)? {
-        NamespaceMode::Node => Ok(()),
-        other => Err(unsupported("userns_options.mode", other)),
-    }
 }
 
 #[cfg(test)]
@@ -97,7 +91,7 @@ mod tests {
 
     #[test]
     fn absent_options_mean_the_pods_own() {
-        let expected = PodModes { network: NetworkMode::Pod, pid: PidMode::Pod, ipc: IpcMode::Pod };
+        let expected = PodModes { network: NetworkMode::Pod, pid: PidMode::Pod, ipc: IpcMode::Pod, user: None };
         assert_eq!(of_pod(&v1::NamespaceOption::default()), Ok(expected));
     }
 
@@ -120,13 +114,17 @@ mod tests {
     }
 
     #[test]
-    fn a_user_namespace_of_its_own_is_not_there_yet() {
-        let with = |mode: NamespaceMode| {
-            let user = v1::UserNamespace { mode: mode.into(), ..Default::default() };
-            v1::NamespaceOption { userns_options: Some(user), ..Default::default() }
+    fn a_user_namespace_shares_neither_process_ids_nor_ipc_with_the_node() {
+        let ids = vec![v1::IdMapping { host_id: 65_536, container_id: 0, length: 65_536 }];
+        let user = v1::UserNamespace { mode: NamespaceMode::Pod.into(), uids: ids.clone(), gids: ids };
+        let with = |change: fn(&mut v1::NamespaceOption)| {
+            let mut options = v1::NamespaceOption { userns_options: Some(user.clone()), ..Default::default() };
+            change(&mut options);
+            of_pod(&options)
         };
-        assert!(of_pod(&with(NamespaceMode::Node)).is_ok());
-        assert!(matches!(of_pod(&with(NamespaceMode::Pod)), Err(Refusal::Unsupported { .. })));
-        assert!(matches!(of_container(&with(NamespaceMode::Pod)), Err(Refusal::Unsupported { .. })));
+        assert!(with(|_| ()).unwrap().user.is_some());
+        assert!(with(|options| options.network = NamespaceMode::Node.into()).is_ok());
+        assert!(matches!(with(|options| options.pid = NamespaceMode::Node.into()), Err(Refusal::Invalid { .. })));
+        assert!(matches!(with(|options| options.ipc = NamespaceMode::Node.into()), Err(Refusal::Invalid { .. })));
     }
 }

@@ -9,7 +9,7 @@ use coracle_domain::{
 };
 
 use crate::check::{self, Checked};
-use crate::{namespaces, resources, security, sysctl, v1};
+use crate::{namespaces, resources, security, sysctl, time_offsets, v1};
 
 /// Bytes that sethostname(2) takes.
 const HOSTNAME_MAX: usize = 64;
@@ -43,6 +43,8 @@ fn parse_config(config: &v1::PodSandboxConfig) -> Checked<PodRequest> {
         network: modes.network,
         pid: modes.pid,
         ipc: modes.ipc,
+        user_namespace: modes.user,
+        time_offsets: time_offsets::parse(&config.annotations)?,
     })
 }
 

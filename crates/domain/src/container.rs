@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ContainerId, HandlerName, ImageId, PidMode, PodId, Resources, SecurityContext};
+use crate::{ContainerId, HandlerName, ImageId, PidMode, PodId, Resources, SecurityContext, UserNamespace};
 
 /// Who a container is within its pod.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -80,6 +80,9 @@ pub struct Mount {
     pub relabel: bool,
     /// `noexec`, `nodev`, `nosuid` (KEP-5855).
     pub options: Vec<String>,
+    /// Whether owners on the node are shown as the same numbers in the pod's user namespace.
+    #[serde(default)]
+    pub mapping: Option<UserNamespace>,
 }
 
 /// A device of the node given to a container.

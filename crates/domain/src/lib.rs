@@ -14,6 +14,8 @@ mod resources;
 mod security;
 mod signal;
 mod stats;
+mod time_offsets;
+mod user_namespace;
 
 pub use container::{
     ContainerMetadata, ContainerPhase, ContainerRequest, ContainerView, Device, EnvironmentVariable, Exit, ExitCode, ImageIdentity, Mount,
@@ -30,3 +32,5 @@ pub use stats::{
     ContainerStats, Counts, CpuStats, Details, DeviceTransfers, Filesystem, FilesystemUsage, HugepageUsage, InterfaceStats, IoStats,
     MemoryStats, NetworkStats, PodStats, Pressure, ProcessCounts, Stall, TasksLimit, Throttling, Traffic,
 };
+pub use time_offsets::{TimeOffset, TimeOffsets};
+pub use user_namespace::{IdMapping, UserNamespace};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ContainerView, PodId, Resources, SecurityContext};
+use crate::{ContainerView, PodId, Resources, SecurityContext, TimeOffsets, UserNamespace};
 
 /// Who a pod is to its kubelet. A retry of a create carries the same value.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -127,6 +127,12 @@ pub struct PodRequest {
     pub resources: Option<Resources>,
     /// What the handler costs beside them.
     pub overhead: Option<Resources>,
+    /// Users of its own; `None`: the node's.
+    #[serde(default)]
+    pub user_namespace: Option<UserNamespace>,
+    /// Clocks of its own.
+    #[serde(default)]
+    pub time_offsets: TimeOffsets,
 }
 
 /// What a pod as a whole may use, after a resize. The limits are the kubelet's to set, on a cgroup of its own; whoever

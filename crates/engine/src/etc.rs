@@ -4,10 +4,10 @@ use std::fmt::Write;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, chown};
 use std::path::Path;
 
-use coracle_domain::{DnsConfig, During, NetworkMode, PodRequest, Result};
+use coracle_domain::{DnsConfig, During, NetworkMode, PodRequest, Result, UserNamespace};
 
 use crate::layout::PodDirectory;
 
@@ -27,7 +27,19 @@ pub(crate) fn write(directory: &PodDirectory, request: &PodRequest, address: Opt
         Some(address) => own_hosts(address, &hostname),
         None => node_file("/etc/hosts")?,
     };
-    put(&directory.etc("hosts"), hosts.as_bytes())
+    put(&directory.etc("hosts"), hosts.as_bytes())?;
+    match request.user_namespace {
+        Some(users) => give(directory, users),
+        None => Ok(()),
+    }
+}
+
+/// Root of the pod may write to its files, as it may without a user namespace.
+fn give(directory: &PodDirectory, users: UserNamespace) -> Result<()> {
+    for path in ["resolv.conf", "hostname", "hosts"].map(|name| directory.etc(name)) {
+        chown(&path, Some(users.uids.host()), Some(users.gids.host())).during("giving to the pod's root", path.display())?;
+    }
+    Ok(())
 }
 
 /// hosts(5) of a pod with a network of its own.

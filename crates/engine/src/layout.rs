@@ -3,7 +3,7 @@
 //! ```text
 //! <state>/pods/<pod>/record.json                    what the pod is; replaced by rename
 //!                    monitor.sock, monitor.log      its monitor
-//!                    ns/{net,ipc,uts,pid}           namespace pins (bind mounts)
+//!                    ns/{net,ipc,uts,pid,user,time} namespace pins (bind mounts)
 //!                    shm                            /dev/shm of its containers (tmpfs)
 //!                    resolv.conf, hostname, hosts   shown in its containers' /etc
 //!                    containers/<container>/plan.json, config.json, exit.json, rootfs
@@ -61,7 +61,7 @@ impl PodDirectory {
         self.0.join("ns")
     }
 
-    /// The pin of one namespace: `net`, `ipc`, `uts` or `pid`.
+    /// The pin of one namespace: `net`, `ipc`, `uts`, `pid`, `user` or `time`.
     pub fn pin(&self, kind: &str) -> PathBuf {
         self.pins().join(kind)
     }

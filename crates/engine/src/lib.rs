@@ -23,6 +23,7 @@ mod layout;
 mod live;
 mod node;
 mod pod;
+mod probe;
 mod process;
 mod record;
 mod retry;
@@ -84,6 +85,8 @@ pub(crate) struct Shared {
     pub(crate) hierarchy: Arc<Hierarchy>,
     pub(crate) handlers: Handlers,
     pub(crate) node: Node,
+    /// Whether pods can have user namespaces; else why not.
+    pub(crate) user_namespaces: std::result::Result<(), String>,
     pub(crate) index: Index,
 }
 
@@ -125,7 +128,9 @@ impl Engine {
     /// # Errors
     /// The state directory cannot be made or read.
     pub async fn start(parts: Parts) -> Result<Self> {
+        let user_namespaces = probe_user_namespaces(parts.images.root().to_owned()).await;
         let shared = Arc::new(Shared {
+            user_namespaces,
             layout: parts.layout,
             monitor: parts.monitor,
             images: parts.images,
@@ -311,7 +316,7 @@ impl Engine {
     pub async fn status(&self) -> RuntimeStatus {
         RuntimeStatus {
             network: self.shared.network.ready().await,
-            handlers: self.shared.handlers.infos(self.shared.node.kernel),
+            handlers: self.shared.handlers.infos(self.shared.node.kernel, self.shared.user_namespaces.is_ok()),
             systemd_cgroups: false,
             details: inspect::runtime(&self.shared),
         }
@@ -339,6 +344,15 @@ fn absent_is_none<T>(found: Result<T>) -> Result<Option<T>> {
         Err(Error::Refused(Refusal::NotFound { .. })) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Finds out whether pods can have user namespaces. That they cannot is no fault until one asks.
+async fn probe_user_namespaces(storage: std::path::PathBuf) -> std::result::Result<(), String> {
+    let probed = cgroups::blocking(move || probe::user_namespaces(&storage)).await.map_err(|error| error.to_string());
+    if let Err(reason) = &probed {
+        tracing::info!(reason, "pods cannot have user namespaces on this node");
+    }
+    probed
 }
 
 /// Compiles the default system call filter, which takes some milliseconds, before the first container wants it.

@@ -62,6 +62,7 @@ mod tests {
             propagation: Propagation::Private,
             relabel: false,
             options: Vec::new(),
+            mapping: None,
         }
     }
 

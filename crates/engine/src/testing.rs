@@ -63,6 +63,8 @@ fn pod_request(seed: u8) -> PodRequest {
         security: SecurityContext::default(),
         resources: None,
         overhead: None,
+        user_namespace: None,
+        time_offsets: Default::default(),
     }
 }
 

@@ -109,6 +109,7 @@ mod tests {
             propagation,
             relabel: false,
             options: Vec::new(),
+            mapping: None,
         }
     }
 

@@ -59,10 +59,11 @@ impl Handlers {
         })
     }
 
-    /// All handlers for CRI's Status on a kernel of that version, the default one first.
-    pub fn infos(&self, kernel: (u32, u32)) -> Vec<HandlerInfo> {
-        let named = self.named.iter().map(|(name, handler)| handler.info(&name.0, kernel));
-        std::iter::once(self.default.info("", kernel)).chain(named).collect()
+    /// All handlers for CRI's Status on a kernel of that version, the default one first; and whether the node can give pods
+    /// user namespaces.
+    pub fn infos(&self, kernel: (u32, u32), user_namespaces: bool) -> Vec<HandlerInfo> {
+        let named = self.named.iter().map(|(name, handler)| handler.info(&name.0, kernel, user_namespaces));
+        std::iter::once(self.default.info("", kernel, user_namespaces)).chain(named).collect()
     }
 }
 
@@ -74,10 +75,10 @@ impl Handler {
         }
     }
 
-    fn info(self, name: &str, kernel: (u32, u32)) -> HandlerInfo {
+    fn info(self, name: &str, kernel: (u32, u32), user_namespaces: bool) -> HandlerInfo {
         let recursive_read_only = coracle_spec::has_recursive_read_only(kernel);
         match self {
-            Self::Native => HandlerInfo { name: name.to_owned(), recursive_read_only, user_namespaces: false },
+            Self::Native => HandlerInfo { name: name.to_owned(), recursive_read_only, user_namespaces },
         }
     }
 }
@@ -102,7 +103,7 @@ mod tests {
 
     #[test]
     fn the_default_is_told_of_by_its_empty_name_too() {
-        let names: Vec<String> = Handlers::default().infos((6, 12)).into_iter().map(|info| info.name).collect();
+        let names: Vec<String> = Handlers::default().infos((6, 12), true).into_iter().map(|info| info.name).collect();
         assert_eq!(names, ["", NATIVE]);
     }
 }

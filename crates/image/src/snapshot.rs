@@ -10,7 +10,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use coracle_domain::{ContainerId, During, Failure, FailureKind, ImageId, Refusal, Result};
+use coracle_domain::{ContainerId, During, Failure, FailureKind, ImageId, Refusal, Result, UserNamespace};
 use rustix::fs::{FileType, Timespec, Timestamps};
 
 use crate::LayerKey;
@@ -33,16 +33,22 @@ pub struct Rootfs {
 }
 
 impl Store {
-    /// Makes a container's writable layer on `image`, and keeps the image's layers until it is removed.
+    /// Makes a container's writable layer on `image`, and keeps the image's layers until it is removed. With `users`, its
+    /// root belongs to whom they map the owner of the image's root to.
     ///
     /// # Errors
     /// [`Refusal::NotFound`] if the image is not here, [`Refusal::WrongState`] if the container has a
     /// writable layer already.
-    pub async fn prepare_rootfs(self: &Arc<Self>, image: &ImageId, container: &ContainerId) -> Result<Rootfs> {
+    pub async fn prepare_rootfs(
+        self: &Arc<Self>,
+        image: &ImageId,
+        container: &ContainerId,
+        users: Option<UserNamespace>,
+    ) -> Result<Rootfs> {
         let record = self.state().claim_rootfs(image, container)?;
         let (store, id) = (Arc::clone(self), container.clone());
         let made = blocking("preparing a rootfs", move || {
-            let made = store.make_rootfs(&record, &id);
+            let made = store.make_rootfs(&record, &id, users);
             if made.is_err() {
                 let _ = store.forget_rootfs(&id);
             }
@@ -98,7 +104,7 @@ impl Store {
         Ok(())
     }
 
-    fn make_rootfs(&self, record: &RootfsRecord, id: &ContainerId) -> Result<Rootfs> {
+    fn make_rootfs(&self, record: &RootfsRecord, id: &ContainerId, users: Option<UserNamespace>) -> Result<Rootfs> {
         let rootfs = self.rootfs_of(record, id);
         let path = self.paths.rootfs_record(id);
         write_atomically(&path, &encode(record)?).during("writing", path.display())?;
@@ -109,6 +115,9 @@ impl Store {
             std::fs::create_dir(path).during("making the directory", path.display())?;
         }
         self.describe_upper(record, &rootfs.upper)?;
+        if let Some(users) = users {
+            give(&rootfs.upper, users).during("giving to the pod's users", rootfs.upper.display())?;
+        }
         self.sampler.add(id.clone(), rootfs.upper.clone(), measure(&rootfs.upper).ok());
         Ok(rootfs)
     }
@@ -184,6 +193,12 @@ impl State {
         }
         stack
     }
+}
+
+/// Changes the owner as a user namespace maps it. One that it does not have stays, and is nobody inside.
+fn give(path: &Path, users: UserNamespace) -> std::io::Result<()> {
+    let owner = std::fs::metadata(path)?;
+    std::os::unix::fs::chown(path, users.uids.to_host(owner.uid()), users.gids.to_host(owner.gid()))
 }
 
 /// Reads a file as a container on `rootfs` would see it, following links but never outside; `None` if

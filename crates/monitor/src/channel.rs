@@ -22,6 +22,11 @@ const LONGEST: usize = 16 << 10;
 pub(crate) enum Report {
     /// Here is the master side of its terminal (one descriptor).
     Terminal,
+    /// Another process, a child of the monitor's as well, goes on in its place (one descriptor: its pidfd).
+    Moved {
+        /// Its number in the monitor's pid namespace.
+        pid: i32,
+    },
     /// All is set up; what follows is execve.
     Ready,
     /// It cannot go on.
@@ -90,10 +95,10 @@ impl Reporting {
         rustix::io::write(&self.0, &bytes).map(drop)
     }
 
-    /// Hands the monitor the master side of the terminal.
-    pub(crate) fn hand_over(&self, terminal: BorrowedFd<'_>) -> Result<(), Errno> {
-        let bytes = serde_json::to_vec(&Report::Terminal).map_err(|_| Errno::INVAL)?;
-        let descriptors = [terminal];
+    /// Hands the monitor the descriptor of a report that comes with one.
+    pub(crate) fn hand_over(&self, report: &Report, descriptor: BorrowedFd<'_>) -> Result<(), Errno> {
+        let bytes = serde_json::to_vec(report).map_err(|_| Errno::INVAL)?;
+        let descriptors = [descriptor];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         control.push(SendAncillaryMessage::ScmRights(&descriptors));

@@ -8,7 +8,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use coracle_plan::Plan;
+use coracle_plan::{Plan, UserNamespace};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -38,6 +38,8 @@ pub(crate) struct Container {
     pub(crate) log: Log,
     /// Where it is in its life.
     pub(crate) phase: Phase,
+    /// Its user namespace, if it has one.
+    pub(crate) user: Option<UserNamespace>,
     /// The writing side of its standard input, kept open for clients.
     _input: Option<OwnedFd>,
     exit: PathBuf,
@@ -97,7 +99,12 @@ impl Container {
     /// One whose process was just made.
     pub(crate) fn new(serial: u64, process: Process, start: Start, pipes: Pipes, log: Log) -> Self {
         let Pipes { input, streams, .. } = pipes;
-        Self { serial, process, streams, log, phase: Phase::SettingUp, _input: input, exit: start.exit, oom: start.oom }
+        Self { serial, process, streams, log, phase: Phase::SettingUp, user: None, _input: input, exit: start.exit, oom: start.oom }
+    }
+
+    /// The same, in a user namespace.
+    pub(crate) fn in_user_namespace(self, user: Option<UserNamespace>) -> Self {
+        Self { user, ..self }
     }
 
     /// Takes the master side of the terminal that the container made for itself.

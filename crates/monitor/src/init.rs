@@ -4,7 +4,6 @@
 
 use std::convert::Infallible;
 use std::os::fd::AsFd;
-use std::path::Path;
 
 use coracle_sys::process::close_others;
 use coracle_sys::signal::SignalQueue;
@@ -19,11 +18,12 @@ use crate::channel::{Report, Reporting};
 use crate::child;
 use crate::fault::{OrFault, Result};
 
-const NOBODY: u32 = 65_534;
+/// The user that owns nothing, by custom.
+pub(crate) const NOBODY: u32 = 65_534;
 
-/// Becomes the init process. `place` is any directory: an empty one is mounted on it, which nobody else sees.
-pub(crate) fn run(place: &Path, reporting: Reporting) -> i32 {
-    let queue = match confine(place, &reporting) {
+/// Becomes the init process, as `user`.
+pub(crate) fn run(user: u32, reporting: &Reporting) -> i32 {
+    let queue = match confine(user, reporting) {
         Ok(queue) => queue,
         Err(fault) => {
             let _ = reporting.report(&Report::Failed(fault));
@@ -31,21 +31,22 @@ pub(crate) fn run(place: &Path, reporting: Reporting) -> i32 {
         }
     };
     let _ = reporting.report(&Report::Ready);
-    drop(reporting);
+    // It holds no descriptors but its own queue of signals.
+    let _ = close_others(&[queue.as_fd()]);
     let Err(_) = reap(&queue);
     1
 }
 
-fn confine(place: &Path, reporting: &Reporting) -> Result<SignalQueue> {
+fn confine(user: u32, reporting: &Reporting) -> Result<SignalQueue> {
     let stage = "confining";
     set_dumpable_behavior(DumpableBehavior::NotDumpable).or_fault(stage, "the init process")?;
     silence().or_fault(stage, "standard streams")?;
     close_others(&[reporting.as_fd()]).or_fault(stage, "descriptors")?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).or_fault(stage, "mounts")?;
-    child::enter_empty_root(place)?;
+    child::enter_empty_root()?;
     let _ = set_name(c"coracle-init");
     child::identity::drop_bounding(0).or_fault(stage, "capabilities")?;
-    let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
     set_thread_groups(&[]).or_fault(stage, "groups")?;
     set_thread_res_gid(gid, gid, gid).or_fault(stage, "group")?;
     set_thread_res_uid(uid, uid, uid).or_fault(stage, "user")?;

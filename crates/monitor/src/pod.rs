@@ -1,8 +1,12 @@
 //! The pod's own namespaces: made by the monitor for itself, pinned by bind mounts so that they outlive it.
 
+mod clocks;
+mod owned;
+
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use coracle_plan::Cgroups;
+use coracle_plan::{Cgroups, UserNamespace};
 use coracle_sys::namespace::{Namespace, unshare};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
@@ -12,14 +16,15 @@ use rustix::process::Pid;
 use rustix::system::sethostname;
 
 use crate::channel::{self, Heard, Listening, Report};
+use crate::child;
 use crate::fault::{OrFault, Result};
 use crate::init;
 use crate::process::{self, Place, Process};
 use crate::protocol::{Fault, Prepare};
 use crate::sysctl;
 
-/// How long the init process may take to be ready: it makes one mount.
-const INIT_PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+/// How long a process that prepares the pod may take to be ready: it makes one mount at most.
+const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 /// What the monitor holds of its pod.
 #[derive(Debug, Default)]
@@ -38,13 +43,14 @@ impl Pod {
             None => {}
         }
         std::fs::create_dir_all(&wanted.pins).or_fault("making the directory", wanted.pins.display())?;
+        clocks::make_namespace(&wanted)?;
         make_namespaces(&wanted)?;
-        for (name, value) in &wanted.sysctls {
+        for (name, value) in wanted.sysctls.iter().filter(|(name, _)| wanted.user.is_none() || sysctl::is_of_node_root(name)) {
             sysctl::set(name, value)?;
         }
         if wanted.share_pid {
             self.end_init();
-            let init = start_init(&wanted.pins)?;
+            let init = start_init(wanted.user.as_ref())?;
             let namespace = format!("/proc/{}/ns/pid", init.pid.as_raw_pid());
             self.init = Some(init);
             pin(&namespace, &wanted.pins.join("pid"))?;
@@ -73,23 +79,28 @@ impl Pod {
 }
 
 fn make_namespaces(wanted: &Prepare) -> Result<()> {
-    let own: Vec<(Namespace, &str)> = [
-        (wanted.network, Namespace::Network, "net"),
-        (wanted.ipc, Namespace::Ipc, "ipc"),
-        (wanted.hostname.is_some(), Namespace::Uts, "uts"),
-    ]
-    .into_iter()
-    .filter_map(|(wanted, namespace, name)| wanted.then_some((namespace, name)))
-    .collect();
-    let namespaces: Vec<Namespace> = own.iter().map(|(namespace, _)| *namespace).collect();
-    unshare(&namespaces).or_fault("making namespaces", format_args!("{namespaces:?}"))?;
-    for (_, name) in &own {
-        pin(&format!("/proc/self/ns/{name}"), &wanted.pins.join(name))?;
+    match &wanted.user {
+        Some(user) => owned::make(wanted, user)?,
+        None => {
+            let own: Vec<(Namespace, &str)> = own_namespaces(wanted).collect();
+            let namespaces: Vec<Namespace> = own.iter().map(|(namespace, _)| *namespace).collect();
+            unshare(&namespaces).or_fault("making namespaces", format_args!("{namespaces:?}"))?;
+            for (_, name) in &own {
+                pin(&format!("/proc/self/ns/{name}"), &wanted.pins.join(name))?;
+            }
+        }
     }
     match &wanted.hostname {
         Some(name) => sethostname(name.as_bytes()).or_fault("setting the host name", name),
         None => Ok(()),
     }
+}
+
+/// The namespaces that the monitor itself is to live in, and their names in /proc and among the pins.
+fn own_namespaces(wanted: &Prepare) -> impl Iterator<Item = (Namespace, &'static str)> {
+    [(wanted.network, Namespace::Network, "net"), (wanted.ipc, Namespace::Ipc, "ipc"), (wanted.hostname.is_some(), Namespace::Uts, "uts")]
+        .into_iter()
+        .filter_map(|(wanted, namespace, name)| wanted.then_some((namespace, name)))
 }
 
 /// Mounts a namespace on a file of its own.
@@ -102,26 +113,31 @@ fn pin(namespace: &str, place: &Path) -> Result<()> {
     mount_bind(namespace, place).or_fault(stage, place.display())
 }
 
-fn start_init(place: &Path) -> Result<Process> {
+fn start_init(user: Option<&UserNamespace>) -> Result<Process> {
     let (listening, reporting) = channel::new().or_fault("making", "a socket pair")?;
-    let mut reporting = Some(reporting);
-    let init =
-        process::make(Place::New, true, &Cgroups::default(), || reporting.take().map_or(1, |reporting| init::run(place, reporting)))?;
+    let cgroups = Cgroups::default();
+    let mut init = match user {
+        None => process::make(Place::New, true, &cgroups, || init::run(init::NOBODY, &reporting))?,
+        Some(user) => process::make(Place::Node, false, &cgroups, || child::start_init(user, &reporting))?,
+    };
     drop(reporting);
-    match await_report(&listening) {
-        Some(Report::Ready) => Ok(init),
-        Some(Report::Failed(fault)) => Err(fault),
-        Some(Report::Terminal) | None => {
-            let _ = init.signal(rustix::process::Signal::KILL.as_raw());
-            Err(Fault::new("starting", "the pod's init process", Errno::TIMEDOUT))
+    loop {
+        match await_report(&listening) {
+            Some((Report::Ready, _)) => return Ok(init),
+            Some((Report::Failed(fault), _)) => return Err(fault),
+            Some((Report::Moved { pid }, Some(handle))) => init = Process::moved(pid, handle)?,
+            Some(_) | None => {
+                let _ = init.signal(rustix::process::Signal::KILL.as_raw());
+                return Err(Fault::new("starting", "the pod's init process", Errno::TIMEDOUT));
+            }
         }
     }
 }
 
-fn await_report(listening: &Listening) -> Option<Report> {
-    poll(&mut [PollFd::new(listening, PollFlags::IN)], Some(&INIT_PATIENCE)).ok()?;
+fn await_report(listening: &Listening) -> Option<(Report, Option<OwnedFd>)> {
+    poll(&mut [PollFd::new(listening, PollFlags::IN)], Some(&PATIENCE)).ok()?;
     match listening.hear() {
-        Heard::Report(report, _) => Some(report),
+        Heard::Report(report, descriptor) => Some((report, descriptor)),
         Heard::Nothing | Heard::End => None,
     }
 }

@@ -20,6 +20,17 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    /// One that was made just now.
+    pub(crate) fn new(pid: Pid, handle: OwnedFd) -> Self {
+        Self { pid, handle }
+    }
+
+    /// One that another process made, in its own place, by the number and pidfd that it reported.
+    pub(crate) fn moved(pid: i32, handle: OwnedFd) -> Result<Self> {
+        let pid = Pid::from_raw(pid).ok_or(Errno::INVAL).or_fault("taking note of process", pid)?;
+        Ok(Self::new(pid, handle))
+    }
+
     /// Sends a signal; a process that has ended needs none.
     pub(crate) fn signal(&self, signal: i32) -> Result<()> {
         match send_signal(self.handle.as_fd(), signal) {
@@ -56,7 +67,7 @@ pub(crate) fn make(place: Place<'_>, mounts: bool, cgroups: &Cgroups, child: imp
         }
         None => None,
     };
-    let namespaces = NewNamespaces { mount: mounts, pid: matches!(place, Place::New) };
+    let namespaces = NewNamespaces { mount: mounts, pid: matches!(place, Place::New), ..NewNamespaces::default() };
     let subject = || cgroups.unified.as_ref().map_or_else(|| "clone3".to_owned(), |path| format!("in cgroup {}", path.display()));
     let home = match place {
         Place::Of(process) => Some(move_children_to(process)?),
@@ -70,7 +81,7 @@ pub(crate) fn make(place: Place<'_>, mounts: bool, cgroups: &Cgroups, child: imp
         std::process::abort();
     }
     let (pid, handle) = made.or_fault(stage, subject())?;
-    Ok(Process { pid, handle })
+    Ok(Process::new(pid, handle))
 }
 
 /// Lets the next children be born in the pid namespace of `process`; returns the way back.

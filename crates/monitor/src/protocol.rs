@@ -10,7 +10,7 @@
 
 use std::path::PathBuf;
 
-use coracle_plan::{Cgroups, Process};
+use coracle_plan::{Cgroups, Process, UserNamespace};
 use serde::{Deserialize, Serialize};
 
 /// The protocol's version, told in [`Reply::Hello`].
@@ -68,7 +68,8 @@ pub enum Request {
 /// The pod's own namespaces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prepare {
-    /// Directory for the pins: files named `net`, `ipc`, `uts` (and `pid`), on which the namespaces are mounted.
+    /// Directory for the pins: files named `net`, `ipc`, `uts` (and `pid`, `user`, `time`), on which the namespaces are
+    /// mounted.
     pub pins: PathBuf,
     /// Whether the pod has a network namespace of its own.
     pub network: bool,
@@ -80,6 +81,32 @@ pub struct Prepare {
     pub sysctls: Vec<(String, String)>,
     /// Whether its containers share a pid namespace, which then gets an init process that reaps.
     pub share_pid: bool,
+    /// A user namespace, pinned as `user`, which owns the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserNamespace>,
+    /// How far its clocks are ahead of the node's. A pod with any has a time namespace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub time_offsets: Vec<TimeOffset>,
+}
+
+/// How far a clock of a pod is ahead of the node's: `seconds` and `nanoseconds` together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimeOffset {
+    /// Which.
+    pub clock: Clock,
+    /// Whole seconds, rounded down.
+    pub seconds: i64,
+    /// What is left, below 1,000,000,000.
+    pub nanoseconds: u32,
+}
+
+/// A clock that a time namespace has of its own (time_namespaces(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Clock {
+    /// CLOCK_MONOTONIC.
+    Monotonic,
+    /// CLOCK_BOOTTIME, which /proc/uptime shows.
+    BootTime,
 }
 
 /// A container to start.

@@ -16,6 +16,12 @@ pub(crate) fn set(name: &str, value: &str) -> Result<()> {
     Ok(())
 }
 
+/// Whether only the node's root user may set one, also where another namespace has it: those of the UTS namespace. Of the
+/// others it is the root user of the user namespace that owns theirs.
+pub(crate) fn is_of_node_root(name: &str) -> bool {
+    path_of(name).is_some_and(|path| path == "/proc/sys/kernel/domainname")
+}
+
 /// The file of a parameter. The separator that comes first, dot or slash, separates; the other one is part of a
 /// name (an interface called `eth0.1`).
 fn path_of(name: &str) -> Option<String> {

@@ -54,7 +54,7 @@ async fn a_daemon_commands_a_monitor_and_outlives_it() {
 
     let plan = Plan {
         cgroups: Cgroups::default(),
-        namespaces: Namespaces { pid: PidNamespace::New, cgroup: false },
+        namespaces: Namespaces { pid: PidNamespace::New, cgroup: false, user: None },
         root: image.clone(),
         steps: vec![Step::Propagate(Propagation::Slave), bind(&image, "/"), Step::PivotRoot],
         process: process(&["sleep", "1000"]),

@@ -204,6 +204,7 @@ fn a_read_only_root_refuses_and_its_volumes_do_as_they_are_told() {
             flags,
             flags_beneath: flags,
             propagation: Propagation::Slave,
+            mapped: false,
         };
         plan.steps.insert(3, step);
     }
@@ -278,6 +279,7 @@ fn mounts_travel_as_told() {
             flags: MountFlags::default(),
             flags_beneath: MountFlags::default(),
             propagation,
+            mapped: false,
         };
         plan.steps.insert(3, step);
         plan

@@ -12,6 +12,7 @@
 mod bytes;
 mod process;
 mod step;
+mod user;
 
 use std::path::PathBuf;
 
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use bytes::Bytes;
 pub use process::{Capabilities, Filter, Process, Rlimit, User};
 pub use step::{Access, DeviceKind, MountFlags, Propagation, Step};
+pub use user::{IdMapping, UserNamespace};
 
 /// Everything the kernel is asked to do for one container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +54,9 @@ pub struct Namespaces {
     pub pid: PidNamespace,
     /// Whether it gets a cgroup namespace, rooted in the cgroups it was put into.
     pub cgroup: bool,
+    /// The pod's user namespace, which then owns the container's other namespaces; `None`: the node's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserNamespace>,
 }
 
 /// A container's pid namespace.

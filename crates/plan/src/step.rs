@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub enum Step {
     /// Cuts or keeps the tie between the container's mounts and the node's, for the whole tree. Comes first.
     Propagate(Propagation),
-    /// Mounts the layers on the plan's root.
+    /// Mounts the layers on the plan's root; with a user namespace, the read-only ones as it maps their owners.
     Overlay {
         /// Read-only layers, the top one first.
         lower: Vec<PathBuf>,
@@ -50,6 +50,9 @@ pub enum Step {
         flags_beneath: MountFlags,
         /// How mounts travel.
         propagation: Propagation,
+        /// Whether the owners of its files are shown as the plan's user namespace maps them (MOUNT_ATTR_IDMAP).
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        mapped: bool,
     },
     /// Shows an image, or a directory or file in it, to be read only. Before [`Step::PivotRoot`].
     Image {

@@ -41,5 +41,6 @@ fn filesystem(kind: &str, source: &str, target: &Path, flags: MountFlags, option
 }
 
 fn bind(source: &Path, target: PathBuf, flags: MountFlags, recursive: bool) -> Step {
-    Step::Bind { source: source.to_owned(), target, recursive, flags, flags_beneath: Default::default(), propagation: Propagation::Private }
+    let (flags_beneath, propagation) = (MountFlags::default(), Propagation::Private);
+    Step::Bind { source: source.to_owned(), target, recursive, flags, flags_beneath, propagation, mapped: false }
 }

@@ -80,6 +80,8 @@ impl Default for Fixture {
                 ipc: Some("/run/pod/ipc".into()),
                 uts: Some("/run/pod/uts".into()),
                 pid: None,
+                user: None,
+                time: None,
             },
             cgroup: CgroupView::Unified,
             seccomp_profile: None,
@@ -139,6 +141,8 @@ fn pod() -> PodRequest {
         security: SecurityContext::default(),
         resources: None,
         overhead: None,
+        user_namespace: None,
+        time_offsets: Default::default(),
     }
 }
 
@@ -158,6 +162,7 @@ pub(crate) fn volume(target: &str) -> Mount {
         propagation: Propagation::Private,
         relabel: false,
         options: Vec::new(),
+        mapping: None,
     }
 }
 

@@ -129,6 +129,10 @@ pub struct NamespacePaths {
     pub uts: Option<PathBuf>,
     /// The process ids the container shares, of its pod or of its target; unused for a container's own.
     pub pid: Option<PathBuf>,
+    /// Users.
+    pub user: Option<PathBuf>,
+    /// Clocks.
+    pub time: Option<PathBuf>,
 }
 
 /// What a container sees under /sys/fs/cgroup.

@@ -27,6 +27,7 @@ mod process;
 mod resources;
 pub mod seccomp;
 mod signal;
+mod user_namespace;
 mod users;
 
 #[cfg(test)]

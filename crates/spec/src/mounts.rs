@@ -6,10 +6,10 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use coracle_domain::{Failure, FailureKind, Mount as Asked, MountSource, Propagation, Refusal, Result};
+use coracle_domain::{Failure, FailureKind, Mount as Asked, MountSource, NetworkMode, Propagation, Refusal, Result};
 use oci_spec::runtime::Mount;
 
-use crate::ContainerSpec;
+use crate::{ContainerSpec, user_namespace};
 
 /// Options of CRI's `mount_options` (KEP-5855).
 const MOUNT_OPTIONS: [&str; 3] = ["noexec", "nodev", "nosuid"];
@@ -59,15 +59,28 @@ pub(crate) fn mounts(spec: &ContainerSpec<'_>) -> Result<(Vec<Mount>, Vec<ImageV
 
 fn kernel_filesystems(spec: &ContainerSpec<'_>) -> Vec<Mount> {
     let access = if spec.request.security.privileged { "rw" } else { "ro" };
+    // The group that terminals belong to, where the pod has it.
+    let no_terminals = spec.pod.user_namespace.is_some_and(|users| users.gids.to_host(5).is_none());
+    let options = |options: &'static [&str]| options.iter().filter(move |option| !(no_terminals && **option == "gid=5"));
     let mut mounts: Vec<Mount> =
-        DEFAULTS.iter().map(|(target, kind, source, options)| mount(target, kind, source, options.iter())).collect();
+        DEFAULTS.iter().map(|(target, kind, source, words)| mount(target, kind, source, options(words))).collect();
     mounts.push(match &spec.files.shm {
         Some(shm) => mount("/dev/shm", "bind", shm, ["bind", "rprivate", "nosuid", "noexec", "nodev"]),
         None => mount("/dev/shm", "tmpfs", "shm", SHM_OPTIONS),
     });
-    mounts.push(mount("/sys", "sysfs", "sysfs", ["nosuid", "noexec", "nodev", access]));
+    mounts.push(sysfs(spec, access));
     mounts.push(mount("/sys/fs/cgroup", "cgroup", "cgroup", ["nosuid", "noexec", "nodev", "relatime", access]));
     mounts
+}
+
+/// A user namespace that does not own the network namespace cannot mount the file system that shows it; it can be shown
+/// the node's, in which none of its users may change anything.
+fn sysfs(spec: &ContainerSpec<'_>, access: &str) -> Mount {
+    let options = ["nosuid", "noexec", "nodev"];
+    if spec.pod.user_namespace.is_some() && spec.pod.network == NetworkMode::Node {
+        return mount("/sys", "bind", "/sys", options.into_iter().chain(["bind", "rprivate", "ro"]));
+    }
+    mount("/sys", "sysfs", "sysfs", options.into_iter().chain([access]))
 }
 
 fn pod_files(spec: &ContainerSpec<'_>) -> Vec<Mount> {
@@ -158,8 +171,11 @@ fn bind(target: &Path, source: &Path, asked: &Asked) -> Mount {
         (false, false) => "rw",
     };
     // What must not be executed must not be executed from a mount beneath either.
-    let options = asked.options.iter().map(|option| format!("r{option}"));
-    mount(target, "bind", source, ["rbind", travel, access].map(str::to_owned).into_iter().chain(options))
+    let options = asked.options.iter().map(|option| format!("r{option}")).chain(asked.mapping.map(|_| "idmap".to_owned()));
+    let mut mount = mount(target, "bind", source, ["rbind", travel, access].map(str::to_owned).into_iter().chain(options));
+    mount.set_uid_mappings(asked.mapping.map(|users| user_namespace::to_oci(users.uids)));
+    mount.set_gid_mappings(asked.mapping.map(|users| user_namespace::to_oci(users.gids)));
+    mount
 }
 
 /// Whether mounts beneath a mount can be made read-only with it (KEP-3857).

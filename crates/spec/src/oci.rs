@@ -10,7 +10,7 @@ use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Root, Spec};
 
 use crate::mounts::ImageVolume;
 use crate::seccomp::Seccomp;
-use crate::{CgroupView, ContainerSpec, Environment, capabilities, devices, mounts, process, resources};
+use crate::{CgroupView, ContainerSpec, Environment, capabilities, devices, mounts, process, resources, user_namespace};
 
 /// The version of the OCI runtime specification that is written.
 const VERSION: &str = "1.2.0";
@@ -48,6 +48,7 @@ pub fn oci_spec_for(spec: &ContainerSpec<'_>) -> Result<Description> {
         let problem = "a privileged container needs a pod that was made privileged";
         return Err(Refusal::invalid("linux.security_context.privileged", problem).into());
     }
+    user_namespace::check(spec)?;
     let environment = process::environment(spec)?;
     let sets = capabilities::sets(security, spec.user.uid, spec.node.capabilities)?;
     let seccomp = Seccomp::chosen(security, sets.bounding, spec.seccomp_profile, spec.node.kernel)?;
@@ -85,6 +86,9 @@ fn linux(spec: &ContainerSpec<'_>, seccomp: &Seccomp) -> Linux {
         .set_resources(Some(resources::to_oci(&spec.request.resources, &rules)))
         .set_cgroups_path(Some(spec.cgroups_path.to_owned()))
         .set_namespaces(Some(namespaces(spec)))
+        .set_uid_mappings(spec.pod.user_namespace.map(|users| user_namespace::to_oci(users.uids)))
+        .set_gid_mappings(spec.pod.user_namespace.map(|users| user_namespace::to_oci(users.gids)))
+        .set_time_offsets(user_namespace::time_offsets(&spec.pod.time_offsets))
         .set_devices(Some(devices::nodes(spec).iter().map(devices::to_oci).collect()))
         .set_seccomp(seccomp.to_oci())
         .set_rootfs_propagation(mounts::rootfs_propagation(&spec.request.mounts).map(str::to_owned))
@@ -94,9 +98,15 @@ fn linux(spec: &ContainerSpec<'_>, seccomp: &Seccomp) -> Linux {
 }
 
 fn namespaces(spec: &ContainerSpec<'_>) -> Vec<LinuxNamespace> {
-    use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, Uts};
+    use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, Time, User, Uts};
     let mut namespaces = vec![namespace(Mount, None)];
-    let shared = [(Network, &spec.namespaces.network), (Ipc, &spec.namespaces.ipc), (Uts, &spec.namespaces.uts)];
+    let shared = [
+        (Network, &spec.namespaces.network),
+        (Ipc, &spec.namespaces.ipc),
+        (Uts, &spec.namespaces.uts),
+        (User, &spec.namespaces.user),
+        (Time, &spec.namespaces.time),
+    ];
     namespaces.extend(shared.into_iter().filter(|(_, path)| path.is_some()).map(|(kind, path)| namespace(kind, path.clone())));
     match spec.request.pid {
         PidMode::Node => {}

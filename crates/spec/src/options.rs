@@ -56,6 +56,8 @@ impl MountOptions {
         match word {
             "bind" => self.recursive = false,
             "rbind" => self.recursive = true,
+            // Said by the mount's mappings.
+            "idmap" => {}
             "private" | "rprivate" => self.propagation = Propagation::Private,
             "slave" | "rslave" => self.propagation = Propagation::Slave,
             "shared" | "rshared" => self.propagation = Propagation::Shared,

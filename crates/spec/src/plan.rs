@@ -16,7 +16,7 @@ use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType,
 
 use crate::mounts::ImageVolume;
 use crate::options::MountOptions;
-use crate::{Description, args, capabilities, cgroup, environment};
+use crate::{Description, args, capabilities, cgroup, environment, user_namespace};
 
 /// Links in a /dev of our own.
 const LINKS: [(&str, &str); 5] = [
@@ -57,7 +57,7 @@ pub fn plan(description: &Description, placement: Placement) -> Result<Plan> {
     let cgroup_namespace = linux.namespaces().iter().flatten().any(|namespace| namespace.typ() == LinuxNamespaceType::Cgroup);
     Ok(Plan {
         cgroups: placement.cgroups,
-        namespaces: Namespaces { pid: description.pid.clone(), cgroup: cgroup_namespace },
+        namespaces: Namespaces { pid: description.pid.clone(), cgroup: cgroup_namespace, user: user_namespace::of_oci(linux) },
         root: placement.root,
         steps: steps(description, linux, placement.layers, &process.working_directory),
         process,
@@ -154,6 +154,7 @@ fn mount_steps<'a>(mount: &Mount, description: &Description, images: &mut impl I
             flags: options.flags,
             flags_beneath: options.flags_beneath,
             propagation: options.propagation,
+            mapped: mount.uid_mappings().is_some(),
         }],
         "overlay" => {
             let step = |image: &ImageVolume| Step::Image {

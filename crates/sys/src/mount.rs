@@ -13,6 +13,8 @@ pub const NO_DEVICES: u64 = 0x4;
 pub const NO_EXEC: u64 = 0x8;
 /// MOUNT_ATTR_NOATIME: access times are not kept.
 pub const NO_ACCESS_TIME: u64 = 0x10;
+/// MOUNT_ATTR_IDMAP: owners are shown through a user namespace.
+const ID_MAPPED: u64 = 0x10_0000;
 /// MOUNT_ATTR__ATIME: the bits that hold the choice about access times.
 const ACCESS_TIME: u64 = 0x70;
 
@@ -39,6 +41,19 @@ pub fn change(mount: BorrowedFd<'_>, change: Change) -> io::Result<()> {
         attributes.attr_clr |= ACCESS_TIME;
     }
     let flags = libc::AT_EMPTY_PATH | if change.recursive { libc::AT_RECURSIVE } else { 0 };
+    set(mount, flags, attributes)
+}
+
+/// Shows the owners of files in an unattached mount as `user_namespace` maps them: mount_setattr(2), MOUNT_ATTR_IDMAP.
+///
+/// # Errors
+/// EINVAL: the file system cannot, or the mount is mapped already. EPERM: the mount is attached.
+pub fn map_ids(mount: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>) -> io::Result<()> {
+    let descriptor = u64::try_from(user_namespace.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    set(mount, libc::AT_EMPTY_PATH, libc::mount_attr { attr_set: ID_MAPPED, attr_clr: 0, propagation: 0, userns_fd: descriptor })
+}
+
+fn set(mount: BorrowedFd<'_>, flags: libc::c_int, mut attributes: libc::mount_attr) -> io::Result<()> {
     // SAFETY: the path is an empty C string; the structure outlives the call and its size is told.
     let done = unsafe {
         libc::syscall(libc::SYS_mount_setattr, mount.as_raw_fd(), c"".as_ptr(), flags, &raw mut attributes, size_of::<libc::mount_attr>())

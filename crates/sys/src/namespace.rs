@@ -3,6 +3,9 @@
 
 use std::io;
 
+/// Of `linux/sched.h`; the C library's bindings lack it.
+const CLONE_NEWTIME: libc::c_int = 0x80;
+
 /// A namespace of the calling thread to be replaced by a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Namespace {
@@ -16,12 +19,16 @@ pub enum Namespace {
     Mount,
     /// The view of the cgroup tree, rooted where the thread is now (cgroup_namespaces(7)).
     Cgroup,
+    /// Process ids, for children to come: the first of them is its init (pid_namespaces(7)).
+    Pid,
+    /// The monotonic and the boot-time clock, for children to come (time_namespaces(7)).
+    Time,
 }
 
 /// Moves the calling thread into new namespaces, all or none: unshare(2).
 ///
 /// # Errors
-/// EPERM without CAP_SYS_ADMIN; ENOSPC at the limit of namespaces; EUSERS.
+/// EPERM without CAP_SYS_ADMIN; ENOSPC at the limit of namespaces; EUSERS. EINVAL: the kernel lacks one of them.
 pub fn unshare(namespaces: &[Namespace]) -> io::Result<()> {
     let flags = namespaces.iter().fold(0, |flags, namespace| {
         flags
@@ -31,6 +38,8 @@ pub fn unshare(namespaces: &[Namespace]) -> io::Result<()> {
                 Namespace::Uts => libc::CLONE_NEWUTS,
                 Namespace::Mount => libc::CLONE_NEWNS,
                 Namespace::Cgroup => libc::CLONE_NEWCGROUP,
+                Namespace::Pid => libc::CLONE_NEWPID,
+                Namespace::Time => CLONE_NEWTIME,
             }
     });
     // SAFETY: only namespaces are parted, which no safe code relies on.

@@ -16,6 +16,30 @@ pub struct NewNamespaces {
     pub mount: bool,
     /// CLONE_NEWPID: the process is its init.
     pub pid: bool,
+    /// CLONE_NEWUSER: it owns the other new ones.
+    pub user: bool,
+    /// CLONE_NEWNET.
+    pub network: bool,
+    /// CLONE_NEWIPC.
+    pub ipc: bool,
+    /// CLONE_NEWUTS.
+    pub uts: bool,
+}
+
+impl NewNamespaces {
+    fn flags(self) -> u64 {
+        [
+            (self.mount, libc::CLONE_NEWNS),
+            (self.pid, libc::CLONE_NEWPID),
+            (self.user, libc::CLONE_NEWUSER),
+            (self.network, libc::CLONE_NEWNET),
+            (self.ipc, libc::CLONE_NEWIPC),
+            (self.uts, libc::CLONE_NEWUTS),
+        ]
+        .into_iter()
+        .filter_map(|(wanted, flag)| wanted.then_some(flag as u64))
+        .sum()
+    }
 }
 
 /// Of `linux/sched.h`; the C library's constant has too few bits for it.
@@ -35,29 +59,72 @@ unsafe extern "C" {
 /// The kernel's, and EBUSY where the calling process has more than one thread: the child would hold a memory
 /// whose locks nobody frees.
 pub fn spawn(namespaces: NewNamespaces, cgroup: Option<BorrowedFd<'_>>, child: impl FnOnce() -> i32) -> io::Result<(Pid, OwnedFd)> {
+    let mut arguments = no_arguments();
+    arguments.flags = namespaces.flags();
+    if let Some(cgroup) = cgroup {
+        arguments.flags |= CLONE_INTO_CGROUP;
+        arguments.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    clone(arguments, child)
+}
+
+/// Runs `child` in a new process as [`spawn`] does, but as a child of this process's parent (CLONE_PARENT), which hears
+/// of its end and reaps it. It is born in the pid namespace that this process unshared, if it did.
+///
+/// # Errors
+/// As for [`spawn`]; EINVAL in an init process.
+pub fn spawn_sibling(child: impl FnOnce() -> i32) -> io::Result<(Pid, OwnedFd)> {
+    let mut arguments = no_arguments();
+    arguments.flags = libc::CLONE_PARENT as u64;
+    clone(arguments, child)
+}
+
+/// A process in new namespaces that does nothing until it is killed, or its maker's thread ends. It may be made by a process
+/// of several threads.
+///
+/// # Errors
+/// The kernel's.
+pub fn spawn_idle(namespaces: NewNamespaces) -> io::Result<(Pid, OwnedFd)> {
+    let mut arguments = no_arguments();
+    arguments.flags = namespaces.flags();
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    let idle = || {
+        // SAFETY: neither call touches memory; a null timeout and no descriptors make ppoll(2) wait for a signal.
+        unsafe {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            loop {
+                libc::syscall(libc::SYS_ppoll, std::ptr::null_mut::<libc::pollfd>(), 0, std::ptr::null::<libc::timespec>(), 0, 0);
+            }
+        }
+    };
+    // SAFETY: the child makes nothing but system calls: no lock that another thread held can matter to it.
+    unsafe { clone_unchecked(arguments, idle) }
+}
+
+fn no_arguments() -> libc::clone_args {
+    // SAFETY: every field of the structure may be zero.
+    unsafe { std::mem::zeroed() }
+}
+
+fn clone(arguments: libc::clone_args, child: impl FnOnce() -> i32) -> io::Result<(Pid, OwnedFd)> {
     // SAFETY: glibc defines the variable; it is only read.
     if unsafe { (&raw const __libc_single_threaded).read_volatile() } == 0 {
         return Err(io::Error::from_raw_os_error(libc::EBUSY));
     }
+    // SAFETY: this process has a single thread, so the child's copy of its memory is consistent.
+    unsafe { clone_unchecked(arguments, child) }
+}
+
+/// # Safety
+///
+/// In a process of several threads `child` may do nothing but system calls.
+unsafe fn clone_unchecked(mut arguments: libc::clone_args, child: impl FnOnce() -> i32) -> io::Result<(Pid, OwnedFd)> {
     let mut pidfd: libc::c_int = -1;
-    let mut flags = libc::CLONE_PIDFD as u64;
-    // SAFETY: every field of the structure may be zero.
-    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    if namespaces.mount {
-        flags |= libc::CLONE_NEWNS as u64;
-    }
-    if namespaces.pid {
-        flags |= libc::CLONE_NEWPID as u64;
-    }
-    if let Some(cgroup) = cgroup {
-        flags |= CLONE_INTO_CGROUP;
-        arguments.cgroup = cgroup.as_raw_fd() as u64;
-    }
-    arguments.flags = flags;
+    arguments.flags |= libc::CLONE_PIDFD as u64;
     arguments.pidfd = &raw mut pidfd as u64;
-    arguments.exit_signal = libc::SIGCHLD as u64;
-    // SAFETY: the arguments outlive the call; without CLONE_VM the child has its own copy of this memory, and as the
-    // parent has a single thread that copy is consistent.
+    // SAFETY: the arguments outlive the call; without CLONE_VM the child has its own copy of this memory, of which the
+    // caller says that the child can live with it.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
     match pid {
         ..0 => Err(io::Error::last_os_error()),
@@ -138,6 +205,8 @@ pub fn send_signal(process: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     #[test]
@@ -145,6 +214,19 @@ mod tests {
         std::thread::spawn(|| ()).join().unwrap();
         let refused = spawn(NewNamespaces::default(), None, || 0).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::EBUSY));
+    }
+
+    #[test]
+    fn an_idle_process_is_made_by_any_thread_and_ends_when_killed() {
+        let (pid, process) = std::thread::spawn(|| {
+            let made = spawn_idle(NewNamespaces::default()).unwrap();
+            send_signal(made.1.as_fd(), libc::SIGKILL).unwrap();
+            made
+        })
+        .join()
+        .unwrap();
+        let status = rustix::process::waitid(rustix::process::WaitId::PidFd(process.as_fd()), rustix::process::WaitIdOptions::EXITED);
+        assert_eq!(status.unwrap().unwrap().terminating_signal(), Some(libc::SIGKILL), "{pid:?}");
     }
 
     #[test]

@@ -15,7 +15,7 @@ const EXEC_FRAME: usize = 64;
 pub(super) async fn create(engine: &Engine, request: &v1::CreateContainerRequest) -> Result<ContainerId> {
     let container = container::parse(request)?;
     let pod = engine.pod(id("pod_sandbox_id", &request.pod_sandbox_id)?)?;
-    container::fits(&container, &pod.request)?;
+    container::fits(request, &container, &pod.request)?;
     engine.create_container(pod.id.as_str(), container).await
 }
 

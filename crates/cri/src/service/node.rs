@@ -26,7 +26,11 @@ fn message(status: RuntimeStatus, verbose: bool) -> v1::StatusResponse {
     v1::StatusResponse {
         status: Some(v1::RuntimeStatus { conditions: conditions(&status) }),
         runtime_handlers: handlers(&status),
-        features: Some(v1::RuntimeFeatures { supplemental_groups_policy: true, user_namespaces_host_network: false, mount_options: true }),
+        features: Some(v1::RuntimeFeatures {
+            supplemental_groups_policy: true,
+            user_namespaces_host_network: status.handlers.iter().any(|handler| handler.user_namespaces),
+            mount_options: true,
+        }),
         info: if verbose { status.details } else { Default::default() },
     }
 }

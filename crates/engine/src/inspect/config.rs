@@ -151,6 +151,7 @@ mod tests {
             propagation: Propagation::HostToContainer,
             relabel: false,
             options: Vec::new(),
+            mapping: None,
         };
         assert_eq!(mount(&shared), json!({ "container_path": "/data", "host_path": "/srv", "readonly": true, "propagation": 1 }));
     }

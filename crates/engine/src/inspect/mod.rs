@@ -27,6 +27,7 @@ impl Engine {
 pub(crate) fn runtime(shared: &Shared) -> BTreeMap<String, String> {
     let config = json!({
         "state": shared.layout.pods(),
+        "userNamespaces": shared.user_namespaces.as_ref().map_or_else(|reason| format!("no: {reason}"), |()| "yes".to_owned()),
         // kubeadm looks for it; there is no pause image here.
         "sandboxImage": "",
         "appArmor": shared.node.apparmor.is_some(),
@@ -54,7 +55,7 @@ fn pod(shared: &Shared, id: &PodId) -> BTreeMap<String, String> {
 
 /// The pinned namespaces of a pod, as the OCI runtime spec of a pause container would list them.
 fn namespaces(directory: &PodDirectory) -> Vec<Value> {
-    let kinds = [("network", "net"), ("ipc", "ipc"), ("uts", "uts"), ("pid", "pid"), ("user", "user")];
+    let kinds = [("network", "net"), ("ipc", "ipc"), ("uts", "uts"), ("pid", "pid"), ("user", "user"), ("time", "time")];
     let pinned = kinds.into_iter().map(|(kind, pin)| (kind, directory.pin(pin))).filter(|(_, path)| path.exists());
     pinned.map(|(kind, path)| json!({ "type": kind, "path": path })).collect()
 }

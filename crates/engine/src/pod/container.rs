@@ -50,7 +50,7 @@ impl Owner {
         let image = self.image_of(&request)?;
         let directory = self.directory.container(id);
         make_directory(&directory)?;
-        let rootfs = self.shared.images.prepare_rootfs(&image.id, id).await?;
+        let rootfs = self.shared.images.prepare_rootfs(&image.id, id, self.record.request.user_namespace).await?;
         let image_defaults = image_defaults(&image);
         let user = self.resolve_user(&request, &image, &rootfs).await?;
         volumes::sources(&request).await?;
@@ -167,6 +167,8 @@ impl Owner {
             ipc: (pod.ipc == IpcMode::Pod).then(|| self.directory.pin("ipc")),
             uts: own_network.then(|| self.directory.pin("uts")),
             pid: (request.pid == PidMode::Pod).then(|| self.directory.pin("pid")),
+            user: pod.user_namespace.map(|_| self.directory.pin("user")),
+            time: (!pod.time_offsets.is_empty()).then(|| self.directory.pin("time")),
         }
     }
 

@@ -3,12 +3,14 @@
 use std::ffi::CStr;
 use std::fs::{self, DirBuilder};
 use std::os::fd::AsFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, chown};
 use std::sync::Arc;
 
-use coracle_domain::{During, IpcMode, NetworkMode, PidMode, PodId, PodPhase, PodRequest, Result};
+use coracle_domain::{
+    During, IdMapping, IpcMode, NetworkMode, PidMode, PodId, PodPhase, PodRequest, Refusal, Result, TimeOffset, TimeOffsets, UserNamespace,
+};
 use coracle_monitor::client::Monitor;
-use coracle_monitor::protocol::Prepare;
+use coracle_monitor::protocol::{self, Clock, Prepare};
 use rustix::mount::MountFlags;
 
 use super::Owner;
@@ -23,6 +25,10 @@ const SHM_OPTIONS: &CStr = c"mode=1777,size=67108864";
 /// Makes a pod and sets its owner to work. If any stage fails nothing is left of it.
 pub(crate) async fn create(shared: Arc<Shared>, request: PodRequest) -> Result<PodId> {
     shared.handlers.resolve(request.handler.as_ref())?;
+    check_clocks(&request.time_offsets)?;
+    if let (Some(_), Err(reason)) = (request.user_namespace, &shared.user_namespaces) {
+        return Err(Refusal::unsupported(format!("a user namespace, which this node cannot give: {reason}")).into());
+    }
     let record = PodRecord {
         id: shared.new_id()?,
         request: Arc::new(request),
@@ -103,8 +109,15 @@ impl Owner {
             hostname,
             sysctls: request.sysctls.clone().into_iter().collect(),
             share_pid: request.pid == PidMode::Pod,
+            user: request.user_namespace.map(|users| self.user_namespace(users)),
+            time_offsets: time_offsets(&request.time_offsets),
         };
         within(SET_UP, "making the namespaces of pod", self.record.id.as_str(), self.monitor()?.prepare(prepare)).await
+    }
+
+    fn user_namespace(&self, users: UserNamespace) -> coracle_plan::UserNamespace {
+        let mapping = |ids: IdMapping| coracle_plan::IdMapping { host: ids.host(), length: ids.length() };
+        coracle_plan::UserNamespace { path: self.directory.pin("user"), uids: mapping(users.uids), gids: mapping(users.gids) }
     }
 
     async fn attach_network(&self) -> Result<()> {
@@ -122,6 +135,38 @@ impl Owner {
         let path = self.directory.shm();
         fs::create_dir(&path).during("making the pod's /dev/shm", path.display())?;
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        rustix::mount::mount("shm", &path, "tmpfs", flags, SHM_OPTIONS).during("mounting the pod's /dev/shm on", path.display())
+        rustix::mount::mount("shm", &path, "tmpfs", flags, SHM_OPTIONS).during("mounting the pod's /dev/shm on", path.display())?;
+        match self.record.request.user_namespace {
+            Some(users) => {
+                chown(&path, Some(users.uids.host()), Some(users.gids.host())).during("giving to the pod's root", path.display())
+            }
+            None => Ok(()),
+        }
     }
+}
+
+/// A clock cannot be set back to before 0. Both are taken for the node's uptime, which the monotonic one is but for the time
+/// that the node was suspended.
+fn check_clocks(offsets: &TimeOffsets) -> Result<()> {
+    if offsets.is_empty() {
+        return Ok(());
+    }
+    let uptime = fs::read_to_string("/proc/uptime").during("reading", "/proc/uptime")?;
+    let now: i64 = uptime.split('.').next().and_then(|seconds| seconds.parse().ok()).unwrap_or(i64::MAX / 2);
+    for (name, offset) in [("monotonic", offsets.monotonic), ("boottime", offsets.boottime)] {
+        if offset.is_some_and(|offset| now + offset.seconds < 0) {
+            let problem = format!("{name} would be set back to before 0: it is {now} s on this node");
+            return Err(Refusal::invalid("the pod's time offsets", problem).into());
+        }
+    }
+    Ok(())
+}
+
+fn time_offsets(offsets: &TimeOffsets) -> Vec<protocol::TimeOffset> {
+    let clocks = [(Clock::Monotonic, offsets.monotonic), (Clock::BootTime, offsets.boottime)];
+    let offset = |(clock, offset): (Clock, Option<TimeOffset>)| {
+        let TimeOffset { seconds, nanoseconds } = offset?;
+        Some(protocol::TimeOffset { clock, seconds, nanoseconds })
+    };
+    clocks.into_iter().filter_map(offset).collect()
 }

@@ -151,7 +151,7 @@ impl<'a> Teardown<'a> {
 
     fn unmount(&self) -> Result<()> {
         let mut faults = Faults::default();
-        for kind in ["net", "ipc", "uts", "pid"] {
+        for kind in ["net", "ipc", "uts", "pid", "user", "time"] {
             faults.note(unmount(&self.directory.pin(kind)));
         }
         faults.note(unmount(&self.directory.shm()));

@@ -189,7 +189,7 @@ async fn layers_come_in_gzip_zstd_and_plain_and_in_dockers_types() {
     );
     node.registry.push("kinds", "latest", &image);
     let id = node.pull("kinds").await.unwrap();
-    let rootfs = node.store.prepare_rootfs(&id, &container(1)).await.unwrap();
+    let rootfs = node.store.prepare_rootfs(&id, &container(1), None).await.unwrap();
     for name in ["a", "b", "c", "d"] {
         assert_eq!(read_file(&rootfs, Path::new(name), 1 << 20).unwrap().unwrap().len(), 7000, "{name}");
     }
@@ -381,7 +381,7 @@ async fn the_rootfs_is_the_layers_and_an_empty_one_on_top() {
     );
     node.registry.push("app", "latest", &image);
     let id = node.pull("app").await.unwrap();
-    let rootfs = node.store.prepare_rootfs(&id, &container(1)).await.unwrap();
+    let rootfs = node.store.prepare_rootfs(&id, &container(1), None).await.unwrap();
     assert_eq!(rootfs.lower.len(), 3);
     assert!(rootfs.lower[0].join("etc/alias").is_symlink() && rootfs.lower[2].join("etc/passwd").exists());
     let upper = std::fs::metadata(&rootfs.upper).unwrap();
@@ -393,9 +393,9 @@ async fn the_rootfs_is_the_layers_and_an_empty_one_on_top() {
     std::os::unix::fs::symlink("/../../../../../../../../etc/hostname", rootfs.upper.join("escape")).unwrap();
     assert_eq!(read("escape", 1 << 20).unwrap(), None);
 
-    assert!(matches!(node.store.prepare_rootfs(&id, &container(1)).await, Err(Error::Refused(Refusal::WrongState { .. }))));
+    assert!(matches!(node.store.prepare_rootfs(&id, &container(1), None).await, Err(Error::Refused(Refusal::WrongState { .. }))));
     let nobody: ImageId = Digest::of(b"no image").to_string().parse().unwrap();
-    assert!(matches!(node.store.prepare_rootfs(&nobody, &container(2)).await, Err(Error::Refused(Refusal::NotFound { .. }))));
+    assert!(matches!(node.store.prepare_rootfs(&nobody, &container(2), None).await, Err(Error::Refused(Refusal::NotFound { .. }))));
     assert!(node.store.writable_usage(&container(1)).unwrap().inodes >= 1);
     assert!(node.store.container_usage().bytes > 0);
     node.store.remove_rootfs(&container(1)).await.unwrap();
@@ -408,13 +408,13 @@ async fn an_image_without_layers_and_one_with_the_same_layer_twice_can_be_mounte
     let node = Node::new().await;
     node.registry.push("empty", "latest", &TestImage::new("empty", &[]));
     let id = node.pull("empty").await.unwrap();
-    let rootfs = node.store.prepare_rootfs(&id, &container(1)).await.unwrap();
+    let rootfs = node.store.prepare_rootfs(&id, &container(1), None).await.unwrap();
     assert_eq!(rootfs.lower.len(), 1);
     assert!(rootfs.lower[0].is_dir());
     let layer = || gzip_layer(base());
     node.registry.push("twice", "latest", &TestImage::new("twice", &[layer(), gzip_layer(Tar::new().file("x", "")), layer()]));
     let id = node.pull("twice").await.unwrap();
-    let rootfs = node.store.prepare_rootfs(&id, &container(2)).await.unwrap();
+    let rootfs = node.store.prepare_rootfs(&id, &container(2), None).await.unwrap();
     assert_eq!(rootfs.lower.len(), 2);
     assert!(rootfs.lower[0].join("etc/passwd").exists());
 }
@@ -428,7 +428,7 @@ async fn a_layer_that_leans_on_others_is_completed_for_each_chain() {
     for (name, mode) in [("one", 0o700), ("two", 0o1777)] {
         node.registry.push(name, "latest", &TestImage::new(name, &[with_mode(mode), leaning()]));
         let id = node.pull(name).await.unwrap();
-        let rootfs = node.store.prepare_rootfs(&id, &container(u8::try_from(mode & 0x7f).unwrap())).await.unwrap();
+        let rootfs = node.store.prepare_rootfs(&id, &container(u8::try_from(mode & 0x7f).unwrap()), None).await.unwrap();
         modes.push(std::fs::metadata(rootfs.lower[0].join("srv")).unwrap().mode() & 0o7777);
         assert!(rootfs.lower[0].parent().unwrap().file_name().unwrap().to_str().unwrap().starts_with("chain-"));
     }
@@ -437,7 +437,7 @@ async fn a_layer_that_leans_on_others_is_completed_for_each_chain() {
     let image = TestImage::new("both", &[leaning(), with_mode(0o750), leaning()]);
     node.registry.push("both", "latest", &image);
     let id = node.pull("both").await.unwrap();
-    let rootfs = node.store.prepare_rootfs(&id, &container(9)).await.unwrap();
+    let rootfs = node.store.prepare_rootfs(&id, &container(9), None).await.unwrap();
     let mode = |at: usize| std::fs::metadata(rootfs.lower[at].join("srv")).unwrap().mode() & 0o7777;
     assert_eq!((mode(0), mode(1), mode(2)), (0o750, 0o750, 0o755));
 }
@@ -453,7 +453,7 @@ async fn removing_spares_what_others_use() {
     assert_eq!(node.pull("a:two").await.unwrap(), a);
     assert_eq!(node.store.find(a.as_str()).unwrap().repo_tags.len(), 2);
     node.pull("b").await.unwrap();
-    let rootfs = node.store.prepare_rootfs(&a, &container(1)).await.unwrap();
+    let rootfs = node.store.prepare_rootfs(&a, &container(1), None).await.unwrap();
     // By one tag all tags go; a container keeps its layers.
     node.store.remove(&node.registry.reference("a:one")).await.unwrap();
     assert!(node.store.find(&node.registry.reference("a:two")).is_none() && node.store.find(a.as_str()).is_none());
@@ -579,8 +579,8 @@ async fn everything_is_there_after_a_restart() {
     let node = Node::new().await;
     node.registry.push("app", "latest", &sample());
     let id = node.pull("app").await.unwrap();
-    let rootfs = node.store.prepare_rootfs(&id, &container(1)).await.unwrap();
-    let orphan = node.store.prepare_rootfs(&id, &container(2)).await.unwrap();
+    let rootfs = node.store.prepare_rootfs(&id, &container(1), None).await.unwrap();
+    let orphan = node.store.prepare_rootfs(&id, &container(2), None).await.unwrap();
     let usage = node.store.usage();
     std::fs::create_dir(node.root().join("tmp/half-made")).unwrap();
     std::fs::create_dir(node.root().join("layers/not-a-layer")).unwrap();
@@ -629,7 +629,7 @@ async fn rubbish_on_disk_costs_only_its_own_subject() {
         node.registry.push(name, "latest", &TestImage::new(name, &[gzip_layer(Tar::new().file(name, ""))]));
     }
     let (a, b, c) = (node.pull("a").await.unwrap(), node.pull("b").await.unwrap(), node.pull("c").await.unwrap());
-    node.store.prepare_rootfs(&c, &container(1)).await.unwrap();
+    node.store.prepare_rootfs(&c, &container(1), None).await.unwrap();
     node.store.make_durable().await.unwrap();
     std::fs::write(node.root().join("images/index.json"), "{").unwrap();
     std::fs::write(node.root().join("images/oci-layout"), "").unwrap();
@@ -684,7 +684,7 @@ async fn the_kernel_shows_the_rootfs_as_it_was_meant() {
     let top = top.file(".wh.r", "").file("r/new", "").file(".wh.f", "");
     node.registry.push("app", "latest", &TestImage::new("app", &[gzip_layer(low), gzip_layer(top)]));
     let id = node.pull("app").await.unwrap();
-    let rootfs = node.store.prepare_rootfs(&id, &container(1)).await.unwrap();
+    let rootfs = node.store.prepare_rootfs(&id, &container(1), None).await.unwrap();
     let target = node.scratch.path().join("merged");
     std::fs::create_dir(&target).unwrap();
     let lower: Vec<_> = rootfs.lower.iter().map(|path| path.to_str().unwrap()).collect();

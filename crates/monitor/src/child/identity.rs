@@ -3,7 +3,7 @@
 //! Capabilities that the monitor does not have itself cannot be given; "all" means all there are. The order is the
 //! kernel's: bounding capabilities while there is CAP_SETPCAP, groups before the user, ambient ones last.
 
-use coracle_plan::{Capabilities, Process, User};
+use coracle_plan::{Capabilities, Process, User, UserNamespace};
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid, fchown, fstat, open};
 use rustix::io::{Errno, write};
 use rustix::stdio::{stderr, stdin, stdout};
@@ -17,8 +17,11 @@ use crate::fault::{OrFault, Result};
 
 const SETTING_CAPABILITIES: &str = "setting the capabilities of";
 
-/// What is set through the node's /proc, while that is in reach.
-pub(crate) fn prepare(process: &Process) -> Result<()> {
+/// What needs the node's /proc and its root user, while these are in reach.
+pub(crate) fn prepare(process: &Process, user_namespace: Option<&UserNamespace>) -> Result<()> {
+    let uid = process.user.uid;
+    let on_node = user_namespace.map_or(Some(uid), |namespace| namespace.uids.to_host(uid));
+    own_streams(on_node.ok_or(Errno::INVAL).or_fault("finding, in the pod's user namespace, user", uid)?)?;
     if let Some(adjustment) = process.oom_score_adj {
         match write_file("/proc/self/oom_score_adj", &adjustment.to_string()) {
             // Less than the monitor's own value needs CAP_SYS_RESOURCE, which a machine may not give.
@@ -51,12 +54,12 @@ pub(crate) fn limit(process: &Process) -> Result<()> {
     Ok(())
 }
 
-/// Lets the user open again, through /proc/self/fd, the pipes that are its standard streams.
-pub(crate) fn own_streams(user: &User) -> Result<()> {
+/// Lets the user open again, through /proc/self/fd, the pipes that are its standard streams. `uid` is the node's.
+fn own_streams(uid: u32) -> Result<()> {
     for stream in [stdin(), stdout(), stderr()] {
         let kind = fstat(stream).map(|stat| FileType::from_raw_mode(stat.st_mode));
-        if matches!(kind, Ok(FileType::Fifo)) && user.uid != 0 {
-            fchown(stream, Some(Uid::from_raw(user.uid)), None::<Gid>).or_fault("giving standard streams to user", user.uid)?;
+        if matches!(kind, Ok(FileType::Fifo)) && uid != 0 {
+            fchown(stream, Some(Uid::from_raw(uid)), None::<Gid>).or_fault("giving standard streams to user", uid)?;
         }
     }
     Ok(())
@@ -82,7 +85,8 @@ pub(crate) fn assume(process: &Process) -> Result<()> {
     Ok(())
 }
 
-fn become_user(user: &User) -> Result<()> {
+/// Changes user and groups, and nothing else.
+pub(crate) fn become_user(user: &User) -> Result<()> {
     let groups: Vec<Gid> = user.groups.iter().map(|group| Gid::from_raw(*group)).collect();
     set_thread_groups(&groups).or_fault("setting the supplementary groups of", user.uid)?;
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));

@@ -10,7 +10,7 @@ use std::path::Path;
 use coracle_plan::{Access, MountFlags};
 use rustix::mount::{OpenTreeFlags, UnmountFlags, unmount};
 
-use super::mount::{clone, overlay_read_only, put, restrict};
+use super::mount::{clone, overlay_read_only, restrict};
 use super::root::Root;
 use crate::fault::{OrFault, Result};
 
@@ -25,16 +25,20 @@ pub(crate) struct Volume<'a> {
 }
 
 impl Volume<'_> {
-    /// Mounts it at `target` beneath `root`, by way of `place`, a directory of the node.
-    pub(crate) fn mount(&self, place: &Path, root: &Root, target: &Path) -> Result<()> {
-        let subject = format!("an image on {}", target.display());
+    /// Makes the mount for `target`, attached nowhere, by way of `place`, a directory of the node.
+    pub(crate) fn make(&self, place: &Path, target: &Path) -> Result<OwnedFd> {
         overlay_read_only(place, self.lower)?;
         let taken = self.take(place);
         unmount(place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).or_fault("unmounting an image from", place.display())?;
         let mount = taken?;
         let flags = MountFlags { access: Access::ReadOnly, ..*self.flags };
-        restrict(mount.as_fd(), &flags, false).or_fault("setting the attributes of the mount", &subject)?;
-        put(mount.as_fd(), root, target, &subject)
+        restrict(mount.as_fd(), &flags, false).or_fault("setting the attributes of the mount", self.subject(target))?;
+        Ok(mount)
+    }
+
+    /// What it is called in a fault.
+    pub(crate) fn subject(&self, target: &Path) -> String {
+        format!("an image on {}", target.display())
     }
 
     fn take(&self, place: &Path) -> Result<OwnedFd> {

@@ -3,8 +3,10 @@
 //! It runs in a copy of the monitor's memory and decides nothing. The first thing that fails is reported to the
 //! monitor, and the process ends.
 
+mod beforehand;
 mod cgroups;
 mod cover;
+pub(crate) mod crossing;
 pub(crate) mod identity;
 mod image;
 mod mount;
@@ -18,7 +20,7 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use coracle_plan::{Plan, Process};
+use coracle_plan::{PidNamespace, Plan, Process, UserNamespace};
 use coracle_sys::namespace::{Namespace, unshare};
 use coracle_sys::process::close_others;
 use rustix::fs::Mode;
@@ -27,11 +29,13 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior, setsid, umask};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
+use self::beforehand::{Beforehand, Done};
 use self::program::Missing;
 use self::root::Root;
 use self::view::View;
 use crate::channel::{Report, Reporting};
 use crate::fault::{OrFault, Result};
+use crate::init;
 use crate::protocol::{Exec, Fault};
 
 /// The exit code of a process that could not be set up; nobody but the monitor sees it.
@@ -47,27 +51,88 @@ pub(crate) struct Streams {
 
 /// Becomes a container's first process.
 pub(crate) fn start(plan: &Plan, streams: &Streams, reporting: &Reporting) -> i32 {
-    let Err(fault) = part(streams, reporting, None).and_then(|()| build(plan, reporting));
+    let prepared = part(streams, reporting, None).and_then(|()| prepare(plan));
+    let done = prepared.and_then(|()| match &plan.namespaces.user {
+        None => build(plan, reporting).map(|never| match never {}),
+        Some(user) => cross(plan, user, reporting),
+    });
+    done.unwrap_or_else(|fault| report(&fault, reporting))
+}
+
+/// The container of an exec: its first process, and its user namespace if it has one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Target<'a> {
+    pub(crate) process: BorrowedFd<'a>,
+    pub(crate) user: Option<&'a UserNamespace>,
+}
+
+/// Becomes a process in the container of `target`.
+pub(crate) fn exec(exec: &Exec, target: Target<'_>, streams: &Streams, reporting: &Reporting) -> i32 {
+    let Err(fault) = part(streams, reporting, Some(target.process)).and_then(|()| join(exec, target, reporting));
     report(&fault, reporting)
 }
 
-/// Becomes a process in the container of `target`, its first process.
-pub(crate) fn exec(exec: &Exec, target: BorrowedFd<'_>, streams: &Streams, reporting: &Reporting) -> i32 {
-    let Err(fault) = part(streams, reporting, Some(target)).and_then(|()| join(exec, target, reporting));
-    report(&fault, reporting)
+/// Becomes the init process of a pod with a user namespace.
+pub(crate) fn start_init(user: &UserNamespace, reporting: &Reporting) -> i32 {
+    let nobody = init::NOBODY.min(user.uids.length.min(user.gids.length).saturating_sub(1));
+    let crossed = crossing::open_namespace(user).and_then(|namespace| {
+        crossing::enter(&namespace)?;
+        unshare(&[Namespace::Mount]).or_fault("making", "a mount namespace")
+    });
+    let moved = crossed.and_then(|()| crossing::move_on(reporting, || init::run(nobody, reporting)));
+    moved.unwrap_or_else(|fault| report(&fault, reporting))
 }
 
-fn build(plan: &Plan, reporting: &Reporting) -> Result<Infallible> {
+fn prepare(plan: &Plan) -> Result<()> {
     cgroups::join(&plan.cgroups)?;
+    identity::prepare(&plan.process, plan.namespaces.user.as_ref())
+}
+
+/// Builds the container in the namespaces of the node that are its own by now.
+fn build(plan: &Plan, reporting: &Reporting) -> Result<Infallible> {
     if plan.namespaces.cgroup {
         unshare(&[Namespace::Cgroup]).or_fault("making", "a cgroup namespace")?;
     }
-    identity::prepare(&plan.process)?;
-    lead_session(&plan.process)?;
     let mut view = View::new(&plan.root)?;
     for step in &plan.steps {
         view.apply(step)?;
     }
+    run(plan, reporting)
+}
+
+/// Builds the container in a user namespace, which owns its other namespaces. Returns how this process ends if
+/// another goes on in its place.
+fn cross(plan: &Plan, user: &UserNamespace, reporting: &Reporting) -> Result<i32> {
+    let namespace = crossing::open_namespace(user)?;
+    let beforehand = beforehand::prepare(plan, namespace.as_fd())?;
+    crossing::enter(&namespace)?;
+    let namespaces: &[Namespace] = if plan.namespaces.cgroup { &[Namespace::Mount, Namespace::Cgroup] } else { &[Namespace::Mount] };
+    unshare(namespaces).or_fault("making namespaces", format_args!("{namespaces:?}"))?;
+    let finish = || {
+        let Err(fault) = build_inside(plan, beforehand, reporting);
+        report(&fault, reporting)
+    };
+    match plan.namespaces.pid {
+        PidNamespace::New => crossing::move_on(reporting, finish),
+        _ => Ok(finish()),
+    }
+}
+
+fn build_inside(plan: &Plan, beforehand: Beforehand, reporting: &Reporting) -> Result<Infallible> {
+    let mut view = View::over(beforehand.root)?;
+    for (step, done) in plan.steps.iter().zip(beforehand.steps) {
+        match done {
+            Done::Everything => {}
+            Done::Mount(mount) => view.put(mount.as_fd(), step)?,
+            Done::Nothing => view.apply(step)?,
+        }
+    }
+    run(plan, reporting)
+}
+
+/// Becomes the program.
+fn run(plan: &Plan, reporting: &Reporting) -> Result<Infallible> {
+    lead_session(&plan.process)?;
     if plan.process.terminal {
         let terminal = terminal::make(&plan.process.user, reporting)?;
         terminal::take(&terminal)?;
@@ -75,12 +140,16 @@ fn build(plan: &Plan, reporting: &Reporting) -> Result<Infallible> {
     program::run(&plan.process, Missing::Make, reporting)
 }
 
-fn join(exec: &Exec, target: BorrowedFd<'_>, reporting: &Reporting) -> Result<Infallible> {
+fn join(exec: &Exec, target: Target<'_>, reporting: &Reporting) -> Result<Infallible> {
     cgroups::join(&exec.cgroups)?;
-    identity::prepare(&exec.process)?;
+    identity::prepare(&exec.process, target.user)?;
     lead_session(&exec.process)?;
-    move_into_thread_name_spaces(target, ThreadNameSpaceType::MOUNT | ThreadNameSpaceType::CONTROL_GROUP)
-        .or_fault("entering the namespaces of the container", &exec.container)?;
+    let own = ThreadNameSpaceType::MOUNT | ThreadNameSpaceType::CONTROL_GROUP;
+    let user = if target.user.is_some() { ThreadNameSpaceType::USER } else { ThreadNameSpaceType::empty() };
+    move_into_thread_name_spaces(target.process, own | user).or_fault("entering the namespaces of the container", &exec.container)?;
+    if target.user.is_some() {
+        crossing::become_root()?;
+    }
     program::run(&exec.process, Missing::Refuse, reporting)
 }
 
@@ -112,11 +181,11 @@ fn report(fault: &Fault, reporting: &Reporting) -> i32 {
     FAILED
 }
 
-/// Makes an empty directory the root of this process's mount namespace, by way of `place`, a directory.
-pub(crate) fn enter_empty_root(place: &Path) -> Result<()> {
-    let stage = "entering an empty root at";
+/// Makes an empty directory the root of this process's mount namespace.
+pub(crate) fn enter_empty_root() -> Result<()> {
+    let (stage, subject) = ("entering", "an empty root directory");
     let empty = cover::empty_directory()?;
-    let directory = Root::open(place).or_fault(stage, place.display())?;
-    mount::attach(empty.as_fd(), directory.as_fd()).or_fault(stage, place.display())?;
-    view::pivot_into(&empty).or_fault(stage, place.display())
+    let directory = Root::open(Path::new("/")).or_fault(stage, subject)?;
+    mount::attach(empty.as_fd(), directory.as_fd()).or_fault(stage, subject)?;
+    view::pivot_into(&empty).or_fault(stage, subject)
 }

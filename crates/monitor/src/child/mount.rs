@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use coracle_plan::{Access, MountFlags, Propagation};
-use coracle_sys::mount::{self as attribute, Change, change};
+use coracle_sys::mount::{self as attribute, Change, change, map_ids};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, open};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -134,17 +134,30 @@ pub(crate) struct Bind<'a> {
 impl Bind<'_> {
     /// Mounts it at `target` beneath `root`.
     pub(crate) fn mount(&self, root: &Root, target: &Path) -> Result<()> {
-        let subject = format!("{} on {}", self.source.display(), target.display());
+        put(self.make(target, None)?.as_fd(), root, target, &self.subject(target))
+    }
+
+    /// What it is called in a fault.
+    pub(crate) fn subject(&self, target: &Path) -> String {
+        format!("{} on {}", self.source.display(), target.display())
+    }
+
+    /// Makes the mount for `target`, attached nowhere, its owners mapped by a user namespace if one is given.
+    pub(crate) fn make(&self, target: &Path, mapped: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
+        let subject = self.subject(target);
         let recursive = if self.recursive { OpenTreeFlags::AT_RECURSIVE } else { OpenTreeFlags::empty() };
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | recursive;
         let mount = open_tree(CWD, self.source, flags).or_fault("opening the source of the mount", &subject)?;
+        if let Some(user_namespace) = mapped {
+            map_ids(mount.as_fd(), user_namespace).or_fault("mapping the owners of files in the mount", &subject)?;
+        }
         let propagation = u64::from(propagation_flag(self.propagation).bits());
         change(mount.as_fd(), Change { propagation, recursive: true, ..Change::default() })
             .or_fault("setting the propagation of the mount", &subject)?;
         for (flags, recursive) in [(self.flags, false), (self.flags_beneath, true)] {
             restrict(mount.as_fd(), flags, recursive).or_fault("setting the attributes of the mount", &subject)?;
         }
-        put(mount.as_fd(), root, target, &subject)
+        Ok(mount)
     }
 }
 

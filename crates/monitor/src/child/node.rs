@@ -43,7 +43,8 @@ impl Device {
         self.make_in(&directory, name).or_fault(stage, target.display())
     }
 
-    fn make_in(&self, directory: &OwnedFd, name: &std::ffi::OsStr) -> std::result::Result<(), Errno> {
+    /// The same, in a directory.
+    pub(crate) fn make_in(&self, directory: &OwnedFd, name: &std::ffi::OsStr) -> std::result::Result<(), Errno> {
         let kind = match self.kind {
             DeviceKind::Character => FileType::CharacterDevice,
             DeviceKind::Block => FileType::BlockDevice,

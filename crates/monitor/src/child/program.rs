@@ -34,7 +34,6 @@ pub(crate) fn run(process: &Process, missing: Missing, reporting: &Reporting) ->
     let directory = process.working_directory.as_path();
     let program = Program::new(process)?;
     identity::limit(process)?;
-    identity::own_streams(&process.user)?;
     // Root may reach what the user may not, and on a network file system the other way round: either will do.
     let entered = enter(directory, missing);
     identity::assume(process)?;

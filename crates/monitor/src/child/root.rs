@@ -33,6 +33,11 @@ impl Root {
         open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map(Self)
     }
 
+    /// Takes an open directory as root.
+    pub(crate) fn at(directory: OwnedFd) -> Self {
+        Self(directory)
+    }
+
     /// Opens what is at `path`, links followed, with `flags`.
     pub(crate) fn open_at(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;

@@ -13,7 +13,7 @@ use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 
 use super::mount::{attach, clone};
 use super::root::{Leaf, Root};
-use crate::channel::Reporting;
+use crate::channel::{Report, Reporting};
 use crate::fault::{OrFault, Result};
 
 /// The slave side of a new terminal of the container, which belongs to `user`.
@@ -38,7 +38,7 @@ fn open_pair(root: &Root, user: &User, reporting: &Reporting) -> std::result::Re
     let slave = ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     fchown(&slave, Some(Uid::from_raw(user.uid)), None::<Gid>)?;
     fchmod(&slave, Mode::from_raw_mode(0o620))?;
-    reporting.hand_over(master.as_fd())?;
+    reporting.hand_over(&Report::Terminal, master.as_fd())?;
     Ok(slave)
 }
 

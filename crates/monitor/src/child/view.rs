@@ -1,7 +1,7 @@
 //! Carrying out a plan's steps: the container's view of the file system, put together in the mount namespace of the
 //! process that does it.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use coracle_plan::{Propagation, Step};
@@ -32,6 +32,26 @@ impl View {
         Ok(Self { path: path.to_owned(), root, covers: Covers::open()? })
     }
 
+    /// Begins with a root file system that is put together already but for the rest of the plan, attached nowhere.
+    pub(crate) fn over(root: OwnedFd) -> Result<Self> {
+        let covers = Covers::open()?;
+        // On the node's root directory: that is one which this process can reach, whoever it is.
+        let place = Root::open(Path::new("/")).or_fault("opening the root directory", "/")?;
+        mount::attach(root.as_fd(), place.as_fd()).or_fault("mounting", "the layers")?;
+        Ok(Self { path: PathBuf::from("/"), root: Root::at(root), covers })
+    }
+
+    /// Puts a mount, which was made for a step and is attached nowhere, in its place.
+    pub(crate) fn put(&mut self, mount: BorrowedFd<'_>, step: &Step) -> Result<()> {
+        let (target, subject) = match step {
+            Step::Bind { source, target, .. } => (target, format!("{} on {}", source.display(), target.display())),
+            Step::Image { target, .. } => (target, format!("an image on {}", target.display())),
+            Step::Device { target, .. } => (target, format!("the device {}", target.display())),
+            other => return Err(Errno::INVAL).or_fault("putting a mount in its place", format_args!("{other:?}")),
+        };
+        mount::put(mount, &self.root, target, &subject)
+    }
+
     /// Carries out one step.
     pub(crate) fn apply(&mut self, step: &Step) -> Result<()> {
         match step {
@@ -45,14 +65,14 @@ impl View {
                 filesystem.mount(&self.root, target)?;
                 self.reopen_if_covered(target)
             }
-            Step::Bind { source, target, recursive, flags, flags_beneath, propagation } => {
+            Step::Bind { source, target, recursive, flags, flags_beneath, propagation, mapped: _ } => {
                 let bind = mount::Bind { source, recursive: *recursive, flags, flags_beneath, propagation: *propagation };
                 bind.mount(&self.root, target)?;
                 self.reopen_if_covered(target)
             }
             Step::Image { lower, sub_path, target, flags } => {
                 let volume = image::Volume { lower, sub_path: sub_path.as_deref(), flags };
-                volume.mount(&self.path, &self.root, target)
+                mount::put(volume.make(&self.path, target)?.as_fd(), &self.root, target, &volume.subject(target))
             }
             Step::Directory { target, mode } => node::directory(&self.root, target, *mode),
             Step::Symlink { target, content } => node::symlink(&self.root, target, content),

@@ -1,5 +1,6 @@
 //! What daemons ask for, one function each.
 
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use coracle_plan::{PidNamespace, Plan};
@@ -69,6 +70,8 @@ impl Monitor {
         }
         let plan = read_plan(&start.plan)?;
         let place = match &plan.namespaces.pid {
+            // It makes its own, when it is in the user namespace that is to own it.
+            PidNamespace::New if plan.namespaces.user.is_some() => Place::Node,
             PidNamespace::New => Place::New,
             PidNamespace::Node => Place::Node,
             PidNamespace::Pod => Place::Of(self.pod.init().ok_or(Errno::SRCH).or_fault("finding", "the pod's init process")?),
@@ -80,7 +83,7 @@ impl Monitor {
         let process = process::make(place, true, &plan.cgroups, || child::start(&plan, &pipes.theirs, &reporting))?;
         self.launches.insert(process.pid, Launch::new(listening, Target::Container(id.clone()), asker));
         let serial = self.next_serial();
-        self.containers.insert(id, Container::new(serial, process, start, pipes, log));
+        self.containers.insert(id, Container::new(serial, process, start, pipes, log).in_user_namespace(plan.namespaces.user));
         Ok(())
     }
 
@@ -95,11 +98,11 @@ impl Monitor {
         if self.execs.contains_key(&exec.exec) {
             return Err(Errno::EXIST).or_fault(stage, &exec.exec);
         }
-        let target = &self.running(&exec.container)?.process;
+        let container = self.running(&exec.container)?;
+        let target = child::Target { process: container.process.as_fd(), user: container.user.as_ref() };
         let (listening, reporting) = channel::new().or_fault(stage, &exec.exec)?;
-        let process = process::make(Place::Of(target), false, &exec.cgroups, || {
-            child::exec(exec, std::os::fd::AsFd::as_fd(target), &streams, &reporting)
-        })?;
+        let place = Place::Of(&container.process);
+        let process = process::make(place, false, &exec.cgroups, || child::exec(exec, target, &streams, &reporting))?;
         self.launches.insert(process.pid, Launch::new(listening, Target::Exec(exec.exec.clone()), asker));
         self.execs.insert(exec.exec.clone(), process);
         Ok(())

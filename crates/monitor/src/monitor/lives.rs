@@ -9,6 +9,7 @@ use crate::channel::{Heard, Listening, Report};
 use crate::container::Phase;
 use crate::exit;
 use crate::log::{Buffers, time};
+use crate::process::Process;
 use crate::protocol::{Event, Fault, Reply, Target};
 
 /// Processes that are being set up, by their number.
@@ -36,12 +37,17 @@ impl Launch {
 
 impl Monitor {
     /// Takes the reports of a process that is being set up.
-    pub(super) fn hear(&mut self, pid: Pid) {
+    pub(super) fn hear(&mut self, mut pid: Pid) {
         while let Some(launch) = self.launches.get_mut(&pid) {
             match launch.listening.hear() {
                 Heard::Nothing => return,
                 Heard::Report(Report::Ready, _) => launch.ready = true,
                 Heard::Report(Report::Failed(fault), _) => launch.fault = Some(fault),
+                Heard::Report(Report::Moved { pid: next }, handle) => {
+                    if let Some(process) = handle.and_then(|handle| Process::moved(next, handle).ok()) {
+                        self.move_launch(&mut pid, process);
+                    }
+                }
                 Heard::Report(Report::Terminal, master) => {
                     if let (Target::Container(id), Some(master)) = (&launch.target, master)
                         && let Some(container) = self.containers.get_mut(id)
@@ -56,6 +62,18 @@ impl Monitor {
                 }
             }
         }
+    }
+
+    /// Another process goes on in the place of the one that was made.
+    fn move_launch(&mut self, pid: &mut Pid, process: Process) {
+        let Some(launch) = self.launches.remove(pid) else { return };
+        *pid = process.pid;
+        if let Target::Container(id) = &launch.target
+            && let Some(container) = self.containers.get_mut(id)
+        {
+            container.process = process;
+        }
+        self.launches.insert(*pid, launch);
     }
 
     /// Answers who asked for a process: it runs its program now, or never will.
@@ -95,7 +113,10 @@ impl Monitor {
     }
 
     fn ended(&mut self, pid: Pid, code: i32) {
-        self.hear(pid);
+        // All of them: it may be one that took another's place, and this not be heard yet.
+        for launch in self.launches.keys().copied().collect::<Vec<_>>() {
+            self.hear(launch);
+        }
         if let Some(launch) = self.launches.get_mut(&pid) {
             let (Target::Container(name) | Target::Exec(name)) = &launch.target;
             launch.fault = Some(Fault {

@@ -86,6 +86,8 @@ impl Pod {
                 ("kernel.shm_rmid_forced".to_owned(), "1".to_owned()),
             ],
             share_pid: false,
+            user: None,
+            time_offsets: Vec::new(),
         };
         change(&mut prepare);
         self.client.call(Request::Prepare(prepare))
@@ -101,7 +103,7 @@ impl Pod {
         let layers = Step::Overlay { lower: vec![self.path("image")], upper: own.join("upper"), work: own.join("work") };
         Plan {
             cgroups: Cgroups::default(),
-            namespaces: Namespaces { pid: PidNamespace::New, cgroup: true },
+            namespaces: Namespaces { pid: PidNamespace::New, cgroup: true, user: None },
             root: own.join("root"),
             steps: usual_steps(layers, &self.path("image/etc/group")),
             process: process(&["/bin/sh", "-c", script]),
@@ -194,7 +196,7 @@ impl Drop for Pod {
             let _ = self.child.kill();
         }
         let ended = self.child.wait();
-        for pin in ["net", "ipc", "uts", "pid"] {
+        for pin in ["net", "ipc", "uts", "pid", "user", "time"] {
             let _ = unmount(self.path("pins").join(pin), UnmountFlags::DETACH);
         }
         eprint!("{}", fs::read_to_string(self.path("monitor.log")).unwrap_or_default());
@@ -351,6 +353,7 @@ pub fn bind(source: &Path, target: &str) -> Step {
         flags: MountFlags::default(),
         flags_beneath: MountFlags::default(),
         propagation: Propagation::Private,
+        mapped: false,
     }
 }
 
