@@ -71,6 +71,20 @@ pub fn cgroup_file(pid: i32, name: &str) -> Option<String> {
         .map(|text| text.trim().to_owned())
 }
 
+/// A namespace of a process: `net`, `user`…, by its inode.
+pub fn namespace(pid: i32, kind: &str) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    let path = format!("/proc/{pid}/ns/{kind}");
+    fs::metadata(&path).unwrap_or_else(|error| panic!("{path}: {error}")).ino()
+}
+
+/// A field of a process's status: `Uid`, `CapEff`…
+pub fn status_field(pid: i32, name: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_default().trim().to_owned()
+}
+
 /// Whether a command of the host's is present in the usual places.
 pub fn has_program(name: &str) -> bool {
     ["/usr/bin", "/usr/sbin", "/bin", "/sbin", "/usr/local/bin"].iter().any(|directory| Path::new(directory).join(name).exists())

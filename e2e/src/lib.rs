@@ -33,7 +33,7 @@ pub use cri::Cri;
 pub use k8s_cri::v1 as api;
 pub use node::Node;
 pub use pod::{Container, Output, Pod};
-pub use spec::{ContainerSpec, PodSpec};
+pub use spec::{ContainerSpec, PodSpec, users};
 pub use target::Target;
 pub use tonic::{Code, Status};
 pub use wait::{DEADLINE, eventually};

@@ -43,6 +43,18 @@ impl PodSpec {
         self
     }
 
+    /// With users of its own: `length` of the node's from `host` on, and as many groups.
+    pub fn users(mut self, host: u32, length: u32) -> Self {
+        self.namespaces().userns_options = Some(users(host, length));
+        self
+    }
+
+    /// With an annotation.
+    pub fn annotation(mut self, key: &str, value: &str) -> Self {
+        self.config.annotations.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
     /// With another handler than the target's.
     pub fn handler(mut self, name: &str) -> Self {
         self.handler = Some(name.to_owned());
@@ -129,6 +141,25 @@ impl ContainerSpec {
         self
     }
 
+    /// With a bind mount that shows owners as a user namespace maps them.
+    pub fn mapped_mount(mut self, host: &str, target: &str, users: &api::UserNamespace) -> Self {
+        let mount = api::Mount {
+            container_path: target.to_owned(),
+            host_path: host.to_owned(),
+            uid_mappings: users.uids.clone(),
+            gid_mappings: users.gids.clone(),
+            ..Default::default()
+        };
+        self.config.mounts.push(mount);
+        self
+    }
+
+    /// The namespace options, to be changed.
+    pub fn namespaces(&mut self) -> &mut api::NamespaceOption {
+        let linux = self.config.linux.get_or_insert_default();
+        linux.security_context.get_or_insert_default().namespace_options.get_or_insert_default()
+    }
+
     /// With a changed security context.
     pub fn security(mut self, change: impl FnOnce(&mut api::LinuxContainerSecurityContext)) -> Self {
         change(self.config.linux.get_or_insert_default().security_context.get_or_insert_default());
@@ -146,6 +177,12 @@ impl ContainerSpec {
         change(&mut self.config);
         self
     }
+}
+
+/// A user namespace in which users and groups from 0 on are the node's from `host` on.
+pub fn users(host: u32, length: u32) -> api::UserNamespace {
+    let mapping = vec![api::IdMapping { host_id: host, container_id: 0, length }];
+    api::UserNamespace { mode: NamespaceMode::Pod.into(), uids: mapping.clone(), gids: mapping }
 }
 
 /// Owned strings.
