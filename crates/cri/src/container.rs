@@ -45,6 +45,7 @@ pub(crate) fn parse(request: &v1::CreateContainerRequest) -> Checked<ContainerRe
 pub(crate) fn fits(message: &v1::CreateContainerRequest, container: &ContainerRequest, pod: &PodRequest) -> Checked<()> {
     let linux = message.config.as_ref().and_then(|config| config.linux.as_ref());
     let options = linux.and_then(|linux| linux.security_context.as_ref()?.namespace_options.clone()).unwrap_or_default();
+    namespaces::fits(&container.pid, pod)?;
     user_namespace::fits_container(&options, &container.pid, pod)?;
     for (index, mount) in container.mounts.iter().enumerate() {
         mount::fits(index, mount, pod)?;

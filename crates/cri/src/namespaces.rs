@@ -53,6 +53,14 @@ pub(crate) fn of_container(options: &v1::NamespaceOption) -> Checked<PidMode> {
     })
 }
 
+/// A pod's process ids can be shared only if the pod was made for that.
+pub(crate) fn fits(pid: &PidMode, pod: &PodRequest) -> Checked<()> {
+    if *pid == PidMode::Pod && pod.pid != PidMode::Pod {
+        return Err(Refusal::invalid(format!("{OPTIONS}.pid"), "is POD, but the pod was made without process ids to share"));
+    }
+    Ok(())
+}
+
 /// The options that a pod was made with, for its status.
 pub(crate) fn message(request: &PodRequest) -> v1::NamespaceOption {
     let network = match request.network {

@@ -33,6 +33,7 @@ impl Owner {
         if let Some(container) = self.record.containers.iter().find(|container| container.request.metadata == request.metadata) {
             return retry::same_container(container, &request);
         }
+        self.must_have_target(&request.pid)?;
         let id: ContainerId = self.shared.new_id()?;
         match self.make_container(&id, request).await {
             Ok(()) => Ok(id),
@@ -234,6 +235,19 @@ impl Owner {
         match self.record.phase {
             PodPhase::Ready => Ok(()),
             _ => Err(Refusal::wrong_state(format!("pod sandbox {} is stopped and cannot {what}", self.record.id)).into()),
+        }
+    }
+
+    /// A container that is to share another's process ids needs that one to run, in this pod.
+    fn must_have_target(&self, pid: &PidMode) -> Result<()> {
+        let PidMode::Target(target) = pid else { return Ok(()) };
+        match self.record.container(target) {
+            Some(container) if container.is_running() => Ok(()),
+            Some(_) => Err(Refusal::wrong_state(format!("container {target}, whose process ids are to be shared, is not running")).into()),
+            None => {
+                let problem = format!("there is no container {target} in pod sandbox {}", self.record.id);
+                Err(Refusal::invalid("config.linux.security_context.namespace_options.target_id", problem).into())
+            }
         }
     }
 
