@@ -160,6 +160,27 @@ fn image_of(mount: &[u8]) -> (String, String) {
 }
 
 #[tokio::test]
+async fn an_image_is_a_volume_for_users_of_a_pods_own_too() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let name = node.pull("model", &model()).await;
+    let Ok(pod) = node.try_run(&PodSpec::new("users").users(1_310_720, 65_536)).await else {
+        eprintln!("skipped: pods cannot have users of their own here");
+        return node.finish().await;
+    };
+    let volumes = [
+        volume("/all", &[read_only(), from_image(&name, "")]),
+        volume("/part", &[read_only(), from_image(&name, "weights")]),
+        volume("/own", &[read_only(), from_image(&image, "etc/motd")]),
+    ];
+    let container = start_with(&pod, &ContainerSpec::new("c", &image), &volumes).await;
+    assert_eq!(container.shell("stat -c %u:%g /all/readme /all/weights /part /own").await, "0:0\n1000:50\n1000:50\n0:0");
+    assert_eq!(container.shell("cat /all/readme /part/large /own").await, "read me\nlarge\nwelcome aboard");
+    assert_ne!(container.exec(&["/bin/touch", "/all/x"]).await.code, 0);
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn an_image_volume_that_cannot_be_is_refused_in_the_kubelets_word() {
     let Some(node) = Node::own().await else { return };
     let image = node.busybox().await;

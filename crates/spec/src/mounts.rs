@@ -62,8 +62,7 @@ fn kernel_filesystems(spec: &ContainerSpec<'_>) -> Vec<Mount> {
     // The group that terminals belong to, where the pod has it.
     let no_terminals = spec.pod.user_namespace.is_some_and(|users| users.gids.to_host(5).is_none());
     let options = |options: &'static [&str]| options.iter().filter(move |option| !(no_terminals && **option == "gid=5"));
-    let mut mounts: Vec<Mount> =
-        DEFAULTS.iter().map(|(target, kind, source, words)| mount(target, kind, source, options(words))).collect();
+    let mut mounts: Vec<Mount> = DEFAULTS.iter().map(|(target, kind, source, words)| mount(target, kind, source, options(words))).collect();
     mounts.push(match &spec.files.shm {
         Some(shm) => mount("/dev/shm", "bind", shm, ["bind", "rprivate", "nosuid", "noexec", "nodev"]),
         None => mount("/dev/shm", "tmpfs", "shm", SHM_OPTIONS),

@@ -1,6 +1,6 @@
 //! Whole specs and Plans of typical containers, as JSON. A difference is either a mistake or a decision to be reviewed.
 
-use coracle_domain::{NetworkMode, Propagation};
+use coracle_domain::{Mount, NetworkMode, Propagation};
 use serde_json::Value;
 
 use crate::fixture::{Fixture, device, image_volume, volume};
@@ -119,6 +119,35 @@ fn volumes_and_propagation() {
     fixture.request.mounts = vec![shared, image_volume("/data/model", Some("small")), followed, read_only, volume("/etc/hosts")];
     fixture.image_volumes = vec![vec!["/l/model".into(), "/l/empty".into()]];
     check("volumes", &fixture);
+}
+
+#[test]
+fn users_and_clocks_of_its_own() {
+    let mut fixture = Fixture::default();
+    let ids = |host| coracle_domain::IdMapping::new(host, 65_536).unwrap();
+    let users = coracle_domain::UserNamespace { uids: ids(131_072), gids: ids(262_144) };
+    fixture.pod.user_namespace = Some(users);
+    fixture.pod.time_offsets.boottime = Some(coracle_domain::TimeOffset { seconds: -61, nanoseconds: 500_000_000 });
+    (fixture.namespaces.user, fixture.namespaces.time) = (Some("/run/pod/user".into()), Some("/run/pod/time".into()));
+    fixture.request.mounts = vec![Mount { mapping: Some(users), ..volume("/data") }];
+    check("users", &fixture);
+}
+
+#[test]
+fn users_of_its_own_on_the_nodes_network() {
+    let mut fixture = Fixture::default();
+    let ids = coracle_domain::IdMapping::new(131_072, 4).unwrap();
+    fixture.pod.user_namespace = Some(coracle_domain::UserNamespace { uids: ids, gids: ids });
+    fixture.pod.network = NetworkMode::Node;
+    let description = oci_spec_for(&fixture.spec()).unwrap();
+    let mounts = description.spec.mounts().clone().unwrap();
+    let options = |target: &str| {
+        let mount = mounts.iter().find(|mount| mount.destination().to_str() == Some(target)).unwrap();
+        (mount.typ().clone().unwrap(), mount.options().clone().unwrap())
+    };
+    let (kind, words) = options("/sys");
+    assert!(kind == "bind" && words.contains(&"ro".to_owned()), "the file system itself could not be mounted: {words:?}");
+    assert!(!options("/dev/pts").1.contains(&"gid=5".to_owned()), "there is no group 5 among four");
 }
 
 #[test]
