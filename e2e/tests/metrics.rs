@@ -156,8 +156,10 @@ async fn processor_time_throttling_and_oom_kills_are_counted() {
     let metrics = Metrics::of(&node, &pod).await;
     let value = |name: &str| metrics.value(&throttled, name, None).unwrap_or_else(|| panic!("no {name}"));
     assert!(value("container_cpu_cfs_periods_total") >= value("container_cpu_cfs_throttled_periods_total"));
-    let parts = ["user", "system"].map(|part| metrics.value(&busy, &format!("container_cpu_{part}_seconds_total"), None));
-    assert!(parts[0] > parts[1] && parts[0] < Some(3600), "seconds, and not a smaller unit: {parts:?}");
+    let time =
+        |part: &str| metrics.value(&busy, &format!("container_cpu_{part}seconds_total"), None).unwrap_or_else(|| panic!("no {part}"));
+    assert!(time("usage_").abs_diff(time("user_") + time("system_")) <= 2, "the parts make the whole, each rounded down");
+    assert!(time("usage_") < 3600, "seconds, and not a smaller unit");
     assert_eq!(metrics.value(&hungry, "container_oom_events_total", None), Some(1));
     assert_eq!(metrics.value(&throttled, "container_oom_events_total", None), Some(0));
     assert!(metrics.value(&hungry, "container_memory_failcnt", None) > Some(0), "its limit was hit");
@@ -193,6 +195,35 @@ async fn the_network_is_counted_by_pod_and_interface_and_the_nodes_is_not_the_po
     host.start(&ContainerSpec::new("app", &image)).await;
     let metrics = Metrics::of(&node, &host).await;
     assert!(metrics.all().all(|(name, _, _)| !name.starts_with("container_network_")));
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn transfers_are_told_by_device_where_the_kernel_counts_them() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let pod = node.pod("transfers").await;
+    let script = "head -c 4000000 /dev/zero >/file; sync; echo ready; exec sleep 100000";
+    let container = pod.start(&ContainerSpec::new("app", &image).script(script)).await;
+    container.logged("ready").await;
+    let kernel = container.cgroup_file("io.stat").unwrap_or_default();
+    let used: Vec<&str> = kernel.lines().filter(|line| line.contains("wbytes=")).collect();
+    let metrics = Metrics::of(&node, &pod).await;
+    let told = metrics.all().filter(|(name, _, _)| *name == "container_fs_writes_bytes_total").count();
+    assert_eq!(told, used.len(), "{kernel}");
+    for line in used {
+        let (major, minor) = line.split_once(' ').and_then(|(device, _)| device.split_once(':')).expect("a device");
+        let counter = |key: &str| line.split_whitespace().find_map(|field| field.strip_prefix(key)?.parse().ok());
+        let operation = |operation: &str| {
+            let of_device = |labels: &BTreeMap<&str, &str>| labels["major"] == major && labels["minor"] == minor;
+            let found = metrics.all().find(|(name, labels, _)| {
+                *name == "container_blkio_device_usage_total" && of_device(labels) && labels["operation"] == operation
+            });
+            found.map(|(_, labels, value)| (labels["device"].starts_with("/dev/"), value))
+        };
+        assert_eq!(operation("Write"), counter("wbytes=").map(|bytes: u64| (true, bytes)), "{line}");
+        assert_eq!(operation("Read"), counter("rbytes=").map(|bytes: u64| (true, bytes)), "{line}");
+    }
     node.finish().await;
 }
 
