@@ -13,16 +13,17 @@ use std::time::Duration;
 use coracle_cgroup::Hierarchy;
 use coracle_cri::Deadlines;
 use coracle_domain::{During, Failure, Refusal, Result};
-use coracle_engine::{Engine, Layout, Parts, Program};
+use coracle_engine::{Engine, Layout, OpenFiles, Parts, Program};
 use coracle_handler::Handlers;
 use coracle_image::Store;
 use coracle_network::Bridge;
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::config::Config;
 
@@ -81,7 +82,19 @@ async fn parts(config: Config) -> Result<Parts> {
         network: Bridge::new(config.network.bridge),
         hierarchy: Hierarchy::detect()?.with_root(&config.daemon.cgroup_root)?,
         handlers: Handlers::default(),
+        open_files: raise_open_files(),
     })
+}
+
+/// Lets the daemon, which holds some files open for each container, have as many as it may; returns the limit that it
+/// was started with, which is the containers'.
+fn raise_open_files() -> Option<OpenFiles> {
+    // `None` is how rustix writes "no limit".
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        warn!(%error, "the limit on open files stays as it is");
+    }
+    Some(OpenFiles { soft: current.unwrap_or(u64::MAX), hard: maximum.unwrap_or(u64::MAX) })
 }
 
 /// Keeps a second daemon away from the same state for as long as the file is open.

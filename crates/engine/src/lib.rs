@@ -49,6 +49,7 @@ use coracle_image::Store;
 use coracle_network::Bridge;
 
 pub use coracle_monitor::client::Program;
+pub use coracle_spec::OpenFiles;
 pub use exec::ExecOutput;
 pub use layout::Layout;
 
@@ -73,6 +74,8 @@ pub struct Parts {
     pub hierarchy: Hierarchy,
     /// The ways to run containers.
     pub handlers: Handlers,
+    /// The limit on open files that the daemon was started with, if it has another one now.
+    pub open_files: Option<OpenFiles>,
 }
 
 /// What all owners share.
@@ -137,7 +140,7 @@ impl Engine {
             network: parts.network,
             hierarchy: Arc::new(parts.hierarchy),
             handlers: parts.handlers,
-            node: Node { apparmor: apparmor::prepare().await, ..node::look() },
+            node: Node { apparmor: apparmor::prepare().await, open_files: parts.open_files, ..node::look() },
             index: Index::default(),
         });
         warm_up(shared.node.capabilities);

@@ -18,6 +18,7 @@ pub(crate) fn look() -> Node {
         devices: Vec::new(),
         apparmor: None,
         kernel: kernel_version(),
+        open_files: None,
     }
 }
 

@@ -84,11 +84,19 @@ pub fn bit(name: &str) -> Option<u64> {
 /// `held` is what the runtime itself has: nobody can be given more. The inheritable set holds what is ambient and no
 /// more: anything else there would survive into programs with file capabilities (CVE-2022-24769).
 pub(crate) fn sets(security: &SecurityContext, uid: u32, held: u64) -> Result<Capabilities> {
-    let ambient = named(&security.capabilities.add_ambient, "add_ambient_capabilities", held)?;
+    let ambient = ambient(security, held)?;
     let bounding = if security.privileged { held } else { bounding(security, held)? | ambient };
     // Only root keeps capabilities over execve without their being ambient.
     let own = if uid == 0 { bounding } else { ambient };
     Ok(Capabilities { bounding, effective: own, permitted: own, inheritable: ambient, ambient })
+}
+
+/// What survives execve without being root. A capability that is dropped by name is dropped from here too.
+fn ambient(security: &SecurityContext, held: u64) -> Result<u64> {
+    let changes = &security.capabilities;
+    let all = if has_all(&changes.add_ambient) { held } else { 0 };
+    let added = all | named(&changes.add_ambient, "add_ambient_capabilities", held)?;
+    Ok(added & !named(&changes.drop, "drop_capabilities", u64::MAX)?)
 }
 
 /// The default set, changed by "all" first and single names then, additions before drops each time.
@@ -210,6 +218,14 @@ mod tests {
         assert_eq!(given, expected);
         let plain = sets(&security(&[], &[], &[]), 1000, EVERY).unwrap();
         assert_eq!(plain, Capabilities { bounding: set(&DEFAULT), ..Capabilities::default() });
+    }
+
+    #[test]
+    fn ambient_ones_may_be_all_and_are_dropped_by_name() {
+        let all = sets(&security(&[], &["ALL"], &["ALL"]), 1000, 0xff).unwrap();
+        assert_eq!((all.bounding, all.ambient, all.effective), (0xff, 0xff, 0xff));
+        let fewer = sets(&security(&[], &["KILL"], &["KILL", "CHOWN"]), 1000, EVERY).unwrap();
+        assert_eq!((fewer.ambient, fewer.bounding & set(&["KILL"])), (set(&["CHOWN"]), 0));
     }
 
     #[test]

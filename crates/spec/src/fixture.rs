@@ -66,6 +66,7 @@ impl Default for Fixture {
                 devices: vec![device("/dev/sda", 8, 0)],
                 apparmor: Some(AppArmor { default_profile: Some("coracle-default".into()) }),
                 kernel: (6, 12),
+                open_files: None,
             },
             image_volumes: Vec::new(),
             devices: Vec::new(),

@@ -75,6 +75,17 @@ pub struct Node {
     pub apparmor: Option<AppArmor>,
     /// The kernel's version, major and minor.
     pub kernel: (u32, u32),
+    /// How many files a process in a container may have open; `None`: as many as the daemon.
+    pub open_files: Option<OpenFiles>,
+}
+
+/// A limit on open files (getrlimit(2), RLIMIT_NOFILE).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenFiles {
+    /// The limit in force, which a process may raise.
+    pub soft: u64,
+    /// As far as this.
+    pub hard: u64,
 }
 
 /// A node's AppArmor.

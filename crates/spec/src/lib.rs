@@ -38,7 +38,9 @@ mod snapshot_tests;
 pub use capabilities::{NAMES as CAPABILITY_NAMES, bit as capability_bit};
 pub use devices::device_rules;
 pub use environment::Environment;
-pub use input::{AppArmor, CgroupHierarchy, CgroupView, ContainerSpec, DeviceNode, ImageDefaults, NamespacePaths, Node, PodFiles};
+pub use input::{
+    AppArmor, CgroupHierarchy, CgroupView, ContainerSpec, DeviceNode, ImageDefaults, NamespacePaths, Node, OpenFiles, PodFiles,
+};
 pub use mounts::{ImageVolume, has_recursive_read_only};
 pub use oci::{Description, oci_spec_for};
 pub use plan::{Layers, Placement, exec_process, plan};

@@ -11,12 +11,15 @@
 use std::path::{Path, PathBuf};
 
 use coracle_domain::{Refusal, Result};
-use coracle_plan::{Bytes, Cgroups, DeviceKind, Namespaces, Plan, Process, Propagation, Step, User};
-use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Mount, Spec};
+use coracle_plan::{Bytes, Cgroups, DeviceKind, Namespaces, Plan, Process, Propagation, Rlimit, Step, User};
+use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Mount, PosixRlimit, PosixRlimitType, Spec};
 
 use crate::mounts::ImageVolume;
 use crate::options::MountOptions;
 use crate::{Description, args, capabilities, cgroup, environment, user_namespace};
+
+/// RLIMIT_NOFILE (asm-generic/resource.h).
+const OPEN_FILES: u32 = 7;
 
 /// Links in a /dev of our own.
 const LINKS: [(&str, &str); 5] = [
@@ -91,10 +94,16 @@ fn process(description: &Description) -> Result<Process> {
         no_new_privileges: oci.no_new_privileges().unwrap_or_default(),
         seccomp: description.seccomp.filter()?,
         apparmor: oci.apparmor_profile().clone(),
-        rlimits: Vec::new(),
+        rlimits: oci.rlimits().iter().flatten().filter_map(rlimit).collect(),
         oom_score_adj: oci.oom_score_adj(),
         terminal: oci.terminal().unwrap_or_default(),
     })
+}
+
+fn rlimit(limit: &PosixRlimit) -> Option<Rlimit> {
+    // Nothing else is ever asked for.
+    let resource = (limit.typ() == PosixRlimitType::RlimitNofile).then_some(OPEN_FILES)?;
+    Some(Rlimit { resource, soft: limit.soft(), hard: limit.hard() })
 }
 
 fn steps(description: &Description, linux: &Linux, layers: Layers, working_directory: &Bytes) -> Vec<Step> {

@@ -1,11 +1,14 @@
 //! The process of the OCI spec: program, identity, rights.
 
-use coracle_domain::{Profile, Refusal, Result, SecurityContext};
+use coracle_domain::{During, Profile, Refusal, Result, SecurityContext};
 use coracle_plan::Capabilities;
-use oci_spec::runtime::{Process, User};
+use oci_spec::runtime::{PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, User};
 
 use crate::environment::{Environment, Sources};
-use crate::{AppArmor, ContainerSpec, Node, ResolvedUser, args, capabilities};
+use crate::{AppArmor, ContainerSpec, Node, OpenFiles, ResolvedUser, args, capabilities};
+
+/// The kernel's own bound on open files, unless somebody moved it (fs.nr_open).
+const MOST_OPEN_FILES: u64 = 1 << 20;
 
 /// The environment of a container's first process.
 pub(crate) fn environment(spec: &ContainerSpec<'_>) -> Result<Environment> {
@@ -18,7 +21,7 @@ pub(crate) fn environment(spec: &ContainerSpec<'_>) -> Result<Environment> {
     })
 }
 
-/// A container's first process. It inherits the runtime's resource limits: CRI has no word for them.
+/// A container's first process. CRI has no word for resource limits: they are the node's.
 pub(crate) fn process(spec: &ContainerSpec<'_>, environment: &Environment, sets: &Capabilities) -> Result<Process> {
     let request = spec.request;
     let mut process = Process::default();
@@ -29,11 +32,18 @@ pub(crate) fn process(spec: &ContainerSpec<'_>, environment: &Environment, sets:
         .set_env(Some(environment.entries_as_text()))
         .set_cwd(args::working_directory(request, spec.image)?)
         .set_capabilities(Some(capabilities::to_oci(sets)))
-        .set_rlimits(None)
+        .set_rlimits(spec.node.open_files.map(open_files).transpose()?.map(|limit| vec![limit]))
         .set_no_new_privileges(Some(request.security.no_new_privileges))
         .set_apparmor_profile(apparmor(&request.security, spec.node)?)
         .set_oom_score_adj(Some(request.resources.oom_score_adj));
     Ok(process)
+}
+
+/// No more than a million: programs that walk through all numbers a descriptor could have would take minutes.
+fn open_files(limit: OpenFiles) -> Result<PosixRlimit> {
+    let rlimit = PosixRlimitBuilder::default().typ(PosixRlimitType::RlimitNofile);
+    let rlimit = rlimit.soft(limit.soft.min(MOST_OPEN_FILES)).hard(limit.hard.min(MOST_OPEN_FILES));
+    rlimit.build().during("describing", "the limit on open files")
 }
 
 fn user(resolved: &ResolvedUser) -> User {
@@ -63,7 +73,25 @@ fn apparmor(security: &SecurityContext, node: &Node) -> Result<Option<String>> {
 
 #[cfg(test)]
 mod tests {
+    use coracle_plan::Rlimit;
+
     use super::*;
+    use crate::fixture::Fixture;
+    use crate::{Placement, oci_spec_for};
+
+    #[test]
+    fn the_limit_on_open_files_is_the_nodes_within_bounds() {
+        let limits = |open_files| {
+            let mut fixture = Fixture::default();
+            fixture.node.open_files = open_files;
+            let description = oci_spec_for(&fixture.spec()).unwrap();
+            crate::plan(&description, Placement::default()).unwrap().process.rlimits
+        };
+        let expected = |soft, hard| vec![Rlimit { resource: 7, soft, hard }];
+        assert_eq!(limits(Some(OpenFiles { soft: 1024, hard: 524_288 })), expected(1024, 524_288));
+        assert_eq!(limits(Some(OpenFiles { soft: u64::MAX, hard: u64::MAX })), expected(1 << 20, 1 << 20));
+        assert_eq!(limits(None), []);
+    }
 
     /// What comes of a request: a profile, none, or a refusal.
     fn outcome(profile: Option<Profile>, privileged: bool, node: &Node) -> Result<Option<String>, ()> {

@@ -5,6 +5,7 @@
 pub mod bpf;
 pub mod filter;
 pub mod heap;
+pub mod keyring;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;

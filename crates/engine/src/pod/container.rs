@@ -107,7 +107,7 @@ impl Owner {
         let location = Subject::of(&self.record).location(&hierarchy, id)?;
         let node = self.node_for(request);
         let devices = devices(request)?;
-        let profile = seccomp_profile(request)?;
+        let profile = seccomp_profile(request).await?;
         apparmor::check(&request.security, node.apparmor.as_ref())?;
         let cgroups_path = location.absolute();
         let rules = coracle_spec::device_rules(request.security.privileged, &devices);
@@ -318,11 +318,44 @@ fn devices(request: &ContainerRequest) -> Result<Vec<DeviceNode>> {
     Ok(devices)
 }
 
-fn seccomp_profile(request: &ContainerRequest) -> Result<Option<Vec<u8>>> {
-    let Profile::Localhost(path) = &request.security.seccomp else { return Ok(None) };
-    let size = fs::metadata(path).map_err(|error| Refusal::invalid("seccomp", format!("profile {path:?}: {error}")))?.len();
-    if size > coracle_spec::seccomp::LARGEST_PROFILE as u64 {
-        return Err(Refusal::invalid("seccomp", format!("profile {path:?} has {size} bytes, which is too many")).into());
+/// The profile that a request names; a privileged container has none, whatever it names.
+async fn seccomp_profile(request: &ContainerRequest) -> Result<Option<Vec<u8>>> {
+    let security = &request.security;
+    match &security.seccomp {
+        Profile::Localhost(path) if !security.privileged => {
+            let path = PathBuf::from(path);
+            cgroups::blocking(move || read_profile(&path)).await.map(Some)
+        }
+        _ => Ok(None),
     }
-    fs::read(path).map(Some).during("reading the seccomp profile", path)
+}
+
+fn read_profile(path: &Path) -> Result<Vec<u8>> {
+    let refused = |problem: String| Refusal::invalid("linux.security_context.seccomp", format!("profile {path:?}: {problem}"));
+    let metadata = fs::metadata(path).map_err(|error| refused(error.to_string()))?;
+    // A pipe could be waited for, and a device read, for ever.
+    if !metadata.is_file() {
+        return Err(refused("it is no regular file".to_owned()).into());
+    }
+    if metadata.len() > coracle_spec::seccomp::LARGEST_PROFILE as u64 {
+        return Err(refused(format!("{} bytes are too many", metadata.len())).into());
+    }
+    fs::read(path).during("reading the seccomp profile", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profile_is_read_from_a_regular_file_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("profile.json");
+        fs::write(&file, "{}").unwrap();
+        assert_eq!(read_profile(&file).unwrap(), b"{}");
+        for path in [directory.path(), Path::new("/dev/zero"), Path::new("/no/such/profile")] {
+            let error = read_profile(path).unwrap_err();
+            assert!(matches!(error, Error::Refused(_)) && error.to_string().contains(&*path.to_string_lossy()), "{error}");
+        }
+    }
 }

@@ -37,7 +37,15 @@ pub(crate) fn prepare(process: &Process, user_namespace: Option<&UserNamespace>)
         };
         done.or_fault("choosing the AppArmor profile", profile)?;
     }
-    Ok(())
+    join_keyring()
+}
+
+/// Leaves the session keyring that was handed down from the daemon, whose keys are not the container's.
+fn join_keyring() -> Result<()> {
+    match coracle_sys::keyring::join_new_session() {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::NOSYS) => Ok(()),
+        done => done.or_fault("making", "a session keyring"),
+    }
 }
 
 fn write_file(path: &str, content: &str) -> std::result::Result<(), Errno> {
