@@ -218,6 +218,32 @@ async fn a_privileged_container_has_the_machine() {
     node.finish().await;
 }
 
+#[tokio::test]
+async fn selinux_labels_mean_nothing_where_there_is_no_selinux() {
+    let node = Node::start().await;
+    if std::path::Path::new("/sys/fs/selinux/enforce").exists() {
+        return node.finish().await;
+    }
+    let image = node.busybox().await;
+    let options =
+        || Some(api::SeLinuxOption { user: "sailor_u".into(), r#type: "sail_t".into(), level: "s0:c1,c2".into(), ..Default::default() });
+    let labelled = |config: &mut api::PodSandboxConfig| {
+        config.linux.get_or_insert_default().security_context.get_or_insert_default().selinux_options = options();
+    };
+    let pod = node.run(&PodSpec::new("labels").with(labelled)).await;
+    let volume = node.scratch().join("volume");
+    fs::create_dir(&volume).expect("making a directory");
+    let spec = ContainerSpec::new("c", &image).security(|s| s.selinux_options = options());
+    let spec = spec.mount(&volume.to_string_lossy(), "/data", false).with(|config| config.mounts[0].selinux_relabel = true);
+    let container = pod.start(&spec).await;
+    container.shell("touch /data/x /dev/shm/x").await;
+    assert!(!container.shell("cat /proc/mounts").await.contains("context="));
+    let mut label = [0; 128];
+    assert!(rustix::fs::getxattr(&volume, "security.selinux", &mut label[..]).is_err(), "nothing is labelled");
+    assert!(container.status().await.mounts[0].selinux_relabel, "the status tells what was asked for");
+    node.finish().await;
+}
+
 fn spec_privileged(image: &str) -> ContainerSpec {
     ContainerSpec::new("privileged", image).security(|s| s.privileged = true)
 }

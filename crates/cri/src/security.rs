@@ -1,8 +1,6 @@
-//! Security contexts of pods and containers, seccomp and AppArmor profiles, capabilities.
-//!
-//! SELinux labels are read and not used: no handler labels processes yet, as on a node without SELinux.
+//! Security contexts of pods and containers, seccomp and AppArmor profiles, SELinux labels, capabilities.
 
-use coracle_domain::{Capabilities, Profile, Refusal, RunAs, SecurityContext, SupplementalGroupsPolicy};
+use coracle_domain::{Capabilities, Profile, Refusal, RunAs, SecurityContext, SelinuxOptions, SupplementalGroupsPolicy};
 
 use crate::check::{self, Checked};
 use crate::v1;
@@ -30,6 +28,7 @@ pub(crate) fn of_pod(message: &v1::LinuxSandboxSecurityContext) -> Checked<Secur
         read_only_rootfs: message.readonly_rootfs,
         seccomp: seccomp(message.seccomp.as_ref(), seccomp_path)?,
         apparmor: apparmor(message.apparmor.as_ref(), "")?,
+        selinux: selinux(message.selinux_options.as_ref())?,
         ..SecurityContext::default()
     })
 }
@@ -57,6 +56,7 @@ pub(crate) fn of_container(message: &v1::LinuxContainerSecurityContext) -> Check
         read_only_paths: paths("readonly_paths", &message.readonly_paths)?,
         seccomp: seccomp(message.seccomp.as_ref(), seccomp_path)?,
         apparmor: apparmor(message.apparmor.as_ref(), apparmor_name)?,
+        selinux: selinux(message.selinux_options.as_ref())?,
     })
 }
 
@@ -129,6 +129,24 @@ fn apparmor(message: Option<&v1::SecurityProfile>, deprecated: &str) -> Checked<
     let Some(Profile::Localhost(name)) = profile else { return Ok(profile) };
     let name = name.strip_prefix(LOCALHOST).unwrap_or(&name);
     check::word(&format!("{CONTEXT}.apparmor.localhost_ref"), name).map(Profile::Localhost).map(Some)
+}
+
+/// Whether the policy knows such a label is found out where there is one. Only a level may have colons in it.
+fn selinux(message: Option<&v1::SeLinuxOption>) -> Checked<SelinuxOptions> {
+    let Some(message) = message else { return Ok(SelinuxOptions::default()) };
+    let part = |name: &str, value: &str, colons: bool| {
+        let field = format!("{CONTEXT}.selinux_options.{name}");
+        if !colons && value.contains(':') {
+            return Err(Refusal::invalid(field, format!("{value:?} contains a colon")));
+        }
+        if value.is_empty() { Ok(None) } else { check::word(&field, value).map(Some) }
+    };
+    Ok(SelinuxOptions {
+        user: part("user", &message.user, false)?,
+        role: part("role", &message.role, false)?,
+        kind: part("type", &message.r#type, false)?,
+        level: part("level", &message.level, true)?,
+    })
 }
 
 /// The message counts before the deprecated text; `None` without either.
@@ -250,6 +268,18 @@ mod tests {
             let context = Context { seccomp, seccomp_profile_path: path.to_owned(), ..Context::default() };
             assert!(of_container(&context).is_err(), "{context:?}");
         }
+    }
+
+    #[test]
+    fn an_selinux_label_is_told_in_parts() {
+        let context = |user: &str, level: &str| Context {
+            selinux_options: Some(v1::SeLinuxOption { user: user.to_owned(), level: level.to_owned(), ..Default::default() }),
+            ..Context::default()
+        };
+        let selinux = of_container(&context("", "s0:c1,c2")).unwrap().selinux;
+        assert_eq!((selinux.user, selinux.level.as_deref()), (None, Some("s0:c1,c2")));
+        assert_eq!(refused_field(&context("a:b", "")), "selinux_options.user");
+        assert_eq!(refused_field(&context("", "s0 c1")), "selinux_options.level");
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub use pod::{
     DnsConfig, HandlerName, IpcMode, NetworkMode, PidMode, PodMetadata, PodPhase, PodRequest, PodResources, PodView, PortMapping, Protocol,
 };
 pub use resources::{DeviceAccess, DeviceKind, DeviceRule, HugepageLimit, Resources};
-pub use security::{Capabilities, Profile, RunAs, SecurityContext, SupplementalGroupsPolicy};
+pub use security::{Capabilities, Profile, RunAs, SecurityContext, SelinuxOptions, SupplementalGroupsPolicy};
 pub use stats::{
     ContainerStats, Counts, CpuStats, Details, DeviceTransfers, Filesystem, FilesystemUsage, HugepageUsage, InterfaceStats, IoStats,
     MemoryStats, NetworkStats, PodStats, Pressure, ProcessCounts, Stall, TasksLimit, Throttling, Traffic,

@@ -47,6 +47,19 @@ pub struct Capabilities {
     pub add_ambient: Vec<String>,
 }
 
+/// The parts of an SELinux label that a caller chooses; the policy says what is `None`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SelinuxOptions {
+    /// The user, `system_u`.
+    pub user: Option<String>,
+    /// The role, `system_r`.
+    pub role: Option<String>,
+    /// The type, `container_t`.
+    pub kind: Option<String>,
+    /// The level, `s0:c1,c2`.
+    pub level: Option<String>,
+}
+
 /// The security context of a container, or of a pod's own namespaces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecurityContext {
@@ -74,6 +87,9 @@ pub struct SecurityContext {
     pub seccomp: Profile,
     /// The AppArmor profile; `None`: the runtime's own, where the node has AppArmor and the process is not privileged.
     pub apparmor: Option<Profile>,
+    /// The SELinux label; without meaning where SELinux is not enabled.
+    #[serde(default)]
+    pub selinux: SelinuxOptions,
 }
 
 impl Default for SecurityContext {
@@ -91,6 +107,7 @@ impl Default for SecurityContext {
             read_only_paths: Vec::new(),
             seccomp: Profile::Unconfined,
             apparmor: None,
+            selinux: SelinuxOptions::default(),
         }
     }
 }

@@ -27,6 +27,7 @@ mod probe;
 mod process;
 mod record;
 mod retry;
+mod selinux;
 mod stats;
 #[cfg(test)]
 mod testing;

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use coracle_domain::{Device, DeviceAccess, DeviceKind, During, Refusal, Result};
 use coracle_spec::{DeviceNode, Node};
 
+use crate::selinux;
+
 /// Directories in /dev are not nested deeper than this; it ends a walk through a strange one.
 const DEEPEST: usize = 8;
 
@@ -17,6 +19,7 @@ pub(crate) fn look() -> Node {
         capabilities: bounding_set().unwrap_or(0),
         devices: Vec::new(),
         apparmor: None,
+        selinux: selinux::policy(),
         kernel: kernel_version(),
         open_files: None,
     }

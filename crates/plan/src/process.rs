@@ -29,6 +29,9 @@ pub struct Process {
     pub seccomp: Option<Filter>,
     /// The AppArmor profile it changes to on exec.
     pub apparmor: Option<String>,
+    /// The SELinux label it changes to on exec, which its keys get too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selinux: Option<String>,
     /// Resource limits beside those it inherits.
     pub rlimits: Vec<Rlimit>,
     /// /proc/self/oom_score_adj; a refusal by the kernel (EACCES, EPERM) is not an error.

@@ -21,6 +21,9 @@ pub enum Step {
         upper: PathBuf,
         /// overlayfs' own directory, beside `upper`.
         work: PathBuf,
+        /// The SELinux label of every file in it, whatever the layers say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        label: Option<String>,
     },
     /// Mounts a new file system.
     Filesystem {
@@ -64,6 +67,13 @@ pub enum Step {
         target: PathBuf,
         /// Access to it.
         flags: MountFlags,
+    },
+    /// Sets the SELinux label of the file system mounted at a path, which cannot be given one while it is mounted.
+    Label {
+        /// Where.
+        target: PathBuf,
+        /// The label.
+        label: String,
     },
     /// Makes a directory, if it is missing.
     Directory {

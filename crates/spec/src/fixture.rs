@@ -65,6 +65,7 @@ impl Default for Fixture {
                 capabilities: (1 << 41) - 1,
                 devices: vec![device("/dev/sda", 8, 0)],
                 apparmor: Some(AppArmor { default_profile: Some("coracle-default".into()) }),
+                selinux: None,
                 kernel: (6, 12),
                 open_files: None,
             },

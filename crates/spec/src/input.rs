@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use coracle_domain::{ContainerId, ContainerRequest, DeviceAccess, DeviceKind, PodId, PodRequest};
 
-use crate::ResolvedUser;
+use crate::{ResolvedUser, Selinux, SelinuxLabels};
 
 /// Everything that makes a container's description.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +41,13 @@ pub struct ContainerSpec<'a> {
     pub seccomp_profile: Option<&'a [u8]>,
 }
 
+impl ContainerSpec<'_> {
+    /// Its SELinux labels; `None` where it has none of its own.
+    pub fn selinux_labels(&self) -> Option<SelinuxLabels> {
+        self.node.selinux.as_ref()?.of_container(self.pod_id, &self.pod.security, &self.request.security)
+    }
+}
+
 /// The part of an image's config that describes containers (OCI image spec, "config").
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImageDefaults {
@@ -73,6 +80,8 @@ pub struct Node {
     pub devices: Vec<DeviceNode>,
     /// Its AppArmor, if the kernel has it enabled.
     pub apparmor: Option<AppArmor>,
+    /// What its SELinux policy says of containers, if SELinux is enabled.
+    pub selinux: Option<Selinux>,
     /// The kernel's version, major and minor.
     pub kernel: (u32, u32),
     /// How many files a process in a container may have open; `None`: as many as the daemon.

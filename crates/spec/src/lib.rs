@@ -26,6 +26,7 @@ mod plan;
 mod process;
 mod resources;
 pub mod seccomp;
+mod selinux;
 mod signal;
 mod user_namespace;
 mod users;
@@ -44,5 +45,6 @@ pub use input::{
 pub use mounts::{ImageVolume, has_recursive_read_only};
 pub use oci::{Description, oci_spec_for};
 pub use plan::{Layers, Placement, exec_process, plan};
+pub use selinux::{Selinux, SelinuxLabels};
 pub use signal::{SIGTERM, signal_number};
 pub use users::{LARGEST_DATABASE, ResolvedUser, UserDatabase};

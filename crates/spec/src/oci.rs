@@ -92,6 +92,7 @@ fn linux(spec: &ContainerSpec<'_>, seccomp: &Seccomp) -> Linux {
         .set_devices(Some(devices::nodes(spec).iter().map(devices::to_oci).collect()))
         .set_seccomp(seccomp.to_oci())
         .set_rootfs_propagation(mounts::rootfs_propagation(&spec.request.mounts).map(str::to_owned))
+        .set_mount_label(spec.selinux_labels().map(|labels| labels.file))
         .set_masked_paths(paths(&security.masked_paths))
         .set_readonly_paths(paths(&security.read_only_paths));
     linux

@@ -94,6 +94,7 @@ fn process(description: &Description) -> Result<Process> {
         no_new_privileges: oci.no_new_privileges().unwrap_or_default(),
         seccomp: description.seccomp.filter()?,
         apparmor: oci.apparmor_profile().clone(),
+        selinux: oci.selinux_label().clone(),
         rlimits: oci.rlimits().iter().flatten().filter_map(rlimit).collect(),
         oom_score_adj: oci.oom_score_adj(),
         terminal: oci.terminal().unwrap_or_default(),
@@ -111,7 +112,7 @@ fn steps(description: &Description, linux: &Linux, layers: Layers, working_direc
     let mounts = spec.mounts().as_deref().unwrap_or_default();
     let mut steps = vec![
         Step::Propagate(if linux.rootfs_propagation().as_deref() == Some("rshared") { Propagation::Shared } else { Propagation::Slave }),
-        Step::Overlay { lower: layers.lower, upper: layers.upper, work: layers.work },
+        Step::Overlay { lower: layers.lower, upper: layers.upper, work: layers.work, label: linux.mount_label().clone() },
     ];
     // Before all mounts: an image's wish must not make directories in the node's.
     steps.extend(description.volumes.iter().map(|volume| directory(volume)));
@@ -180,13 +181,24 @@ fn mount_steps<'a>(mount: &Mount, description: &Description, images: &mut impl I
             let own = namespaces.into_iter().flatten().any(|namespace| namespace.typ() == LinuxNamespaceType::Cgroup);
             cgroup::steps(&description.cgroup, &target, options.flags, own)
         }
-        kind => vec![Step::Filesystem {
-            kind: kind.to_owned(),
-            source: source.to_string_lossy().into_owned(),
-            target,
-            flags: options.flags,
-            options: options.data,
-        }],
+        kind => {
+            let label = description.spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
+            let (labelled, after) = label.map_or((None, None), |label| labelling(kind, &target, label));
+            let source = source.to_string_lossy().into_owned();
+            let data = options.data.into_iter().chain(labelled).collect();
+            let mounted = Step::Filesystem { kind: kind.to_owned(), source, target, flags: options.flags, options: data };
+            std::iter::once(mounted).chain(after).collect()
+        }
+    }
+}
+
+/// How a new file system gets an SELinux label: by an option, or after it was mounted. proc and sysfs have their own.
+fn labelling(kind: &str, target: &Path, label: &str) -> (Option<(String, Option<String>)>, Option<Step>) {
+    match kind {
+        "tmpfs" | "devpts" => (Some(("context".to_owned(), Some(label.to_owned()))), None),
+        // The pod's namespace has mounted it before, without a label, and the two must not differ.
+        "mqueue" => (None, Some(Step::Label { target: target.to_owned(), label: label.to_owned() })),
+        _ => (None, None),
     }
 }
 

@@ -1,10 +1,13 @@
 //! Whole specs and Plans of typical containers, as JSON. A difference is either a mistake or a decision to be reviewed.
 
 use coracle_domain::{Mount, NetworkMode, Propagation};
+use coracle_plan::Step;
 use serde_json::Value;
 
 use crate::fixture::{Fixture, device, image_volume, volume};
-use crate::{CgroupHierarchy, CgroupView, Description, Layers, NamespacePaths, Placement, ResolvedUser, exec_process, oci_spec_for, plan};
+use crate::{
+    CgroupHierarchy, CgroupView, Description, Layers, NamespacePaths, Placement, ResolvedUser, Selinux, exec_process, oci_spec_for, plan,
+};
 
 fn placement() -> Placement {
     Placement {
@@ -181,4 +184,27 @@ fn a_supplied_dev_gets_no_nodes_and_no_links_of_ours() {
     fixture.request.mounts = vec![volume("/dev")];
     let steps = plan_of(&spec_of(&fixture).0)["steps"].to_string();
     assert!(!steps.contains("Device") && !steps.contains("Symlink"), "{steps}");
+}
+
+#[test]
+fn selinux_labels_reach_the_process_its_layers_and_its_file_systems() {
+    let mut fixture = Fixture::default();
+    fixture.node.selinux = Selinux::parse("process = \"u:r:container_t:s0\"\nfile = \"u:r:container_file_t:s0\"");
+    fixture.request.security.selinux.level = Some("s0:c1,c2".into());
+    let (description, spec) = spec_of(&fixture);
+    assert_eq!(spec.pointer("/process/selinuxLabel"), Some(&"u:r:container_t:s0:c1,c2".into()));
+    assert_eq!(spec.pointer("/linux/mountLabel"), Some(&"u:r:container_file_t:s0:c1,c2".into()));
+    let plan = plan(&description, placement()).unwrap();
+    assert_eq!(plan.process.selinux.as_deref(), Some("u:r:container_t:s0:c1,c2"));
+    assert!(matches!(&plan.steps[1], Step::Overlay { label: Some(label), .. } if label == "u:r:container_file_t:s0:c1,c2"));
+    let labelled: Vec<String> = plan.steps.iter().filter_map(labelled).collect();
+    assert_eq!(labelled, ["/dev", "/dev/pts", "/dev/mqueue"], "not proc and sysfs, which have labels of their own");
+}
+
+fn labelled(step: &Step) -> Option<String> {
+    match step {
+        Step::Filesystem { target, options, .. } if options.iter().any(|(key, _)| key == "context") => Some(target.display().to_string()),
+        Step::Label { target, .. } => Some(target.display().to_string()),
+        _ => None,
+    }
 }

@@ -15,7 +15,7 @@ use coracle_monitor::protocol::{OomSource, Start};
 use coracle_plan::{Cgroups, Plan};
 use coracle_spec::{
     CgroupHierarchy, CgroupView, ContainerSpec, DeviceNode, ImageDefaults, Layers, NamespacePaths, Node, Placement, PodFiles, ResolvedUser,
-    UserDatabase, signal_number,
+    SelinuxLabels, UserDatabase, signal_number,
 };
 
 use super::Owner;
@@ -24,7 +24,7 @@ use crate::deadline::{ANSWER, SET_UP, within};
 use crate::layout::ContainerDirectory;
 use crate::live::LiveContainer;
 use crate::record::{self, ContainerRecord};
-use crate::{apparmor, cgroups, clock, node, retry, volumes};
+use crate::{apparmor, cgroups, clock, node, retry, selinux, volumes};
 
 impl Owner {
     /// Makes a container. If any stage fails nothing is left of it.
@@ -130,6 +130,9 @@ impl Owner {
             seccomp_profile: profile.as_deref(),
         };
         let handler = self.shared.handlers.resolve(self.record.request.handler.as_ref())?;
+        if let Some(labels) = spec.selinux_labels() {
+            give_labels(request, labels).await?;
+        }
         let description = coracle_spec::oci_spec_for(&spec)?;
         let placement = Placement {
             root: self.directory.container(id).rootfs(),
@@ -308,6 +311,16 @@ fn cgroup_view(cgroup: &Cgroup) -> CgroupView {
     let own = cgroup.visible().into_iter();
     let hierarchies: Vec<_> = own.map(|own| CgroupHierarchy { name: own.name, source: own.directory, aliases: Vec::new() }).collect();
     if hierarchies.is_empty() { CgroupView::Unified } else { CgroupView::Hierarchies(hierarchies) }
+}
+
+/// Finds out whether the policy has a container's labels, and gives them to its volumes.
+async fn give_labels(request: &ContainerRequest, labels: SelinuxLabels) -> Result<()> {
+    let request = request.clone();
+    cgroups::blocking(move || {
+        selinux::check(&labels)?;
+        selinux::relabel_volumes(&request, &labels)
+    })
+    .await
 }
 
 fn devices(request: &ContainerRequest) -> Result<Vec<DeviceNode>> {

@@ -1,13 +1,15 @@
 //! RunPodSandbox: from a request to a pod that can take containers.
 
-use std::ffi::CStr;
+use std::collections::HashSet;
+use std::ffi::CString;
 use std::fs::{self, DirBuilder};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::sync::Arc;
 
 use coracle_domain::{
-    During, IdMapping, IpcMode, NetworkMode, PidMode, PodId, PodPhase, PodRequest, Refusal, Result, TimeOffset, TimeOffsets, UserNamespace,
+    During, IdMapping, IpcMode, NetworkMode, PidMode, PodId, PodPhase, PodRequest, Refusal, Result, SecurityContext, TimeOffset,
+    TimeOffsets, UserNamespace,
 };
 use coracle_monitor::client::Monitor;
 use coracle_monitor::protocol::{self, Clock, Prepare};
@@ -17,10 +19,28 @@ use super::Owner;
 use super::teardown::{Subject, Teardown};
 use crate::deadline::{ANSWER, SET_UP, within};
 use crate::record::{MonitorIdentity, PodRecord};
-use crate::{Shared, clock, etc, process};
+use crate::{Shared, clock, etc, process, selinux};
 
 /// The size of a pod's /dev/shm, as the peers have it.
-const SHM_OPTIONS: &CStr = c"mode=1777,size=67108864";
+const SHM_OPTIONS: &str = "mode=1777,size=67108864";
+
+/// There are half a million levels, so that the first attempt is nearly always good.
+const ATTEMPTS_AT_A_LEVEL: usize = 32;
+
+/// A new id. With SELinux it also is one whose categories no other pod has, if one is found.
+fn new_id(shared: &Shared) -> Result<PodId> {
+    let mut id = shared.new_id()?;
+    let Some(selinux) = &shared.node.selinux else { return Ok(id) };
+    let level = |id: &PodId| selinux.level(id, &SecurityContext::default());
+    let taken: HashSet<_> = shared.index.pods().iter().map(|pod| level(&pod.id)).collect();
+    for _ in 0..ATTEMPTS_AT_A_LEVEL {
+        if !taken.contains(&level(&id)) {
+            break;
+        }
+        id = shared.new_id()?;
+    }
+    Ok(id)
+}
 
 /// Makes a pod and sets its owner to work. If any stage fails nothing is left of it.
 pub(crate) async fn create(shared: Arc<Shared>, request: PodRequest) -> Result<PodId> {
@@ -30,7 +50,7 @@ pub(crate) async fn create(shared: Arc<Shared>, request: PodRequest) -> Result<P
         return Err(Refusal::unsupported(format!("a user namespace, which this node cannot give: {reason}")).into());
     }
     let record = PodRecord {
-        id: shared.new_id()?,
+        id: new_id(&shared)?,
         request: Arc::new(request),
         phase: PodPhase::Creating,
         created_at: clock::now(),
@@ -63,6 +83,7 @@ impl Owner {
         self.make_shm()?;
         let address = self.record.lease.as_ref().map(|lease| lease.address.into());
         etc::write(&self.directory, &self.record.request, address)?;
+        self.label_files()?;
         self.record.phase = PodPhase::Ready;
         self.record.save(&self.directory.record())
     }
@@ -128,6 +149,17 @@ impl Owner {
         within(SET_UP, "attaching the network of pod", self.record.id.as_str(), work).await
     }
 
+    /// The SELinux label of what its containers share.
+    fn label(&self) -> Option<String> {
+        let selinux = self.shared.node.selinux.as_ref()?;
+        Some(selinux.of_pod(&self.record.id, &self.record.request.security).file)
+    }
+
+    fn label_files(&self) -> Result<()> {
+        let Some(label) = self.label() else { return Ok(()) };
+        ["resolv.conf", "hostname", "hosts"].iter().try_for_each(|name| selinux::relabel(&self.directory.etc(name), &label))
+    }
+
     fn make_shm(&self) -> Result<()> {
         if self.record.request.ipc == IpcMode::Node {
             return Ok(());
@@ -135,7 +167,9 @@ impl Owner {
         let path = self.directory.shm();
         fs::create_dir(&path).during("making the pod's /dev/shm", path.display())?;
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        rustix::mount::mount("shm", &path, "tmpfs", flags, SHM_OPTIONS).during("mounting the pod's /dev/shm on", path.display())?;
+        let label = self.label().map(|label| format!(",context=\"{label}\"")).unwrap_or_default();
+        let options = CString::new(format!("{SHM_OPTIONS}{label}")).during("naming the label of the pod's /dev/shm", path.display())?;
+        rustix::mount::mount("shm", &path, "tmpfs", flags, options.as_c_str()).during("mounting the pod's /dev/shm on", path.display())?;
         match self.record.request.user_namespace {
             Some(users) => {
                 chown(&path, Some(users.uids.host()), Some(users.gids.host())).during("giving to the pod's root", path.display())

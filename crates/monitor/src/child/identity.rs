@@ -37,6 +37,11 @@ pub(crate) fn prepare(process: &Process, user_namespace: Option<&UserNamespace>)
         };
         done.or_fault("choosing the AppArmor profile", profile)?;
     }
+    if let Some(label) = &process.selinux {
+        for file in ["/proc/self/attr/exec", "/proc/self/attr/keycreate"] {
+            write_file(file, label).or_fault("choosing the SELinux label", label)?;
+        }
+    }
     join_keyring()
 }
 

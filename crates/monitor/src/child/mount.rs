@@ -26,14 +26,16 @@ const MOUNT_POINT: Leaf = Leaf::Directory(0o755);
 ///
 /// Layers are named by the numbers of their descriptors, relative to /proc/self/fd: whatever their paths are, as many
 /// fit into the one page of options that mount(2) takes as overlayfs can stack.
-pub(crate) fn overlay(target: &Path, lower: &[PathBuf], upper: &Path, work: &Path) -> Result<()> {
+pub(crate) fn overlay(target: &Path, lower: &[PathBuf], upper: &Path, work: &Path, label: Option<&str>) -> Result<()> {
     if lower.is_empty() {
         // overlayfs wants a lower layer; an image without layers is its writable one alone.
         return bind_whole(upper, target);
     }
     let lower: Vec<OwnedFd> = lower.iter().map(|layer| open_layer(layer)).collect::<Result<_>>()?;
     let (upper, work) = (open_layer(upper)?, open_layer(work)?);
-    let writable = format!(",upperdir={},workdir={},volatile", upper.as_raw_fd(), work.as_raw_fd());
+    // Labels have commas in them, so that they are quoted.
+    let label = label.map(|label| format!(",context=\"{label}\"")).unwrap_or_default();
+    let writable = format!(",upperdir={},workdir={},volatile{label}", upper.as_raw_fd(), work.as_raw_fd());
     mount_overlay(target, &lower, &writable)
 }
 

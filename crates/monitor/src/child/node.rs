@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use coracle_plan::DeviceKind;
-use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, chownat, mknodat, statat, symlinkat};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, XattrFlags, chownat, fsetxattr, mknodat, statat, symlinkat};
 use rustix::io::Errno;
 
 use super::root::{Leaf, Root};
@@ -23,6 +23,14 @@ pub(crate) fn symlink(root: &Root, target: &Path, content: &Path) -> Result<()> 
         Err(Errno::EXIST) => Ok(()),
         done => done.or_fault(stage, target.display()),
     }
+}
+
+/// Sets the SELinux label of what is there (xattr(7): `security.selinux`, with the NUL that ends it).
+pub(crate) fn label(root: &Root, target: &Path, label: &str) -> Result<()> {
+    let stage = "labelling";
+    let place = root.open_at(target, OFlags::RDONLY).or_fault(stage, target.display())?;
+    let value = [label.as_bytes(), b"\0"].concat();
+    fsetxattr(place, "security.selinux", &value, XattrFlags::empty()).or_fault(stage, target.display())
 }
 
 /// A device node.

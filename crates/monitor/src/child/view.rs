@@ -56,8 +56,8 @@ impl View {
     pub(crate) fn apply(&mut self, step: &Step) -> Result<()> {
         match step {
             Step::Propagate(propagation) => self.propagate(*propagation),
-            Step::Overlay { lower, upper, work } => {
-                mount::overlay(&self.path, lower, upper, work)?;
+            Step::Overlay { lower, upper, work, label } => {
+                mount::overlay(&self.path, lower, upper, work, label.as_deref())?;
                 self.reopen()
             }
             Step::Filesystem { kind, source, target, flags, options } => {
@@ -74,6 +74,7 @@ impl View {
                 let volume = image::Volume { lower, sub_path: sub_path.as_deref(), flags };
                 mount::put(volume.make(&self.path, target)?.as_fd(), &self.root, target, &volume.subject(target))
             }
+            Step::Label { target, label } => node::label(&self.root, target, label),
             Step::Directory { target, mode } => node::directory(&self.root, target, *mode),
             Step::Symlink { target, content } => node::symlink(&self.root, target, content),
             Step::Device { target, kind, major, minor, mode, uid, gid } => {

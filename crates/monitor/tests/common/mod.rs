@@ -100,7 +100,7 @@ impl Pod {
         for name in ["root", "upper", "work"] {
             fs::create_dir_all(own.join(name)).unwrap();
         }
-        let layers = Step::Overlay { lower: vec![self.path("image")], upper: own.join("upper"), work: own.join("work") };
+        let layers = Step::Overlay { lower: vec![self.path("image")], upper: own.join("upper"), work: own.join("work"), label: None };
         Plan {
             cgroups: Cgroups::default(),
             namespaces: Namespaces { pid: PidNamespace::New, cgroup: true, user: None },
@@ -332,6 +332,7 @@ pub fn process(arguments: &[&str]) -> Process {
         no_new_privileges: true,
         seccomp: None,
         apparmor: None,
+        selinux: None,
         rlimits: vec![Rlimit { resource: 4, soft: 0, hard: 0 }],
         oom_score_adj: Some(500),
         terminal: false,
