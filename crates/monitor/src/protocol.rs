@@ -40,7 +40,7 @@ pub enum Request {
     Start(Start),
     /// Run a program in a running container. Descriptors: standard input, output and error, in this order.
     /// → [`Reply::Started`] once it was executed, and later [`Event::ExecExited`].
-    Exec(Exec),
+    Exec(Box<Exec>),
     /// Send a signal to a first process. → [`Reply::Done`], also when it is gone or was never there.
     Signal {
         /// Whose.

@@ -446,7 +446,7 @@ fn a_container_and_its_execs_are_in_their_cgroups() {
         Exec { exec: "x".to_owned(), container: "one".to_owned(), process: process(&["sh", "-c", "cat /proc/self/cgroup"]), cgroups };
     let (mut output, theirs) = std::io::pipe().unwrap();
     let null = || fs::File::open("/dev/null").unwrap().into();
-    pod.client.send(Request::Exec(exec), &[null(), theirs.into(), null()]);
+    pod.client.send(Request::Exec(Box::new(exec)), &[null(), theirs.into(), null()]);
     assert!(matches!(pod.client.reply(), Reply::Started { .. }));
     let mut text = String::new();
     output.read_to_string(&mut text).unwrap();

@@ -41,8 +41,9 @@ impl Selinux {
     /// containers.
     pub fn parse(text: &str) -> Option<Self> {
         let label = |wanted: &str| {
-            let lines = text.lines().filter_map(|line| line.split_once('='));
-            let value = lines.filter(|(key, _)| key.trim() == wanted).map(|(_, value)| value).last()?;
+            // Of two lines the last one counts.
+            let mut lines = text.lines().rev().filter_map(|line| line.split_once('='));
+            let (_, value) = lines.find(|(key, _)| key.trim() == wanted)?;
             Label::parse(value.trim().trim_matches('"'))
         };
         Some(Self { process: label("process")?, file: label("file")? })

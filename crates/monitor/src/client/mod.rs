@@ -126,7 +126,7 @@ impl Monitor {
     pub async fn exec(&self, exec: Exec, streams: [OwnedFd; 3]) -> Result<RunningExec> {
         let (sender, exited) = oneshot::channel();
         let name = exec.exec.clone();
-        let reply = self.send(Request::Exec(exec), streams.into(), Some((name, sender))).await?;
+        let reply = self.send(Request::Exec(Box::new(exec)), streams.into(), Some((name, sender))).await?;
         Ok(RunningExec { pid: started(reply)?.pid, exited })
     }
 

@@ -161,7 +161,7 @@ impl Pod {
         let (error, theirs_error) = std::io::pipe().unwrap();
         let input = File::open("/dev/null").unwrap();
         let streams: [OwnedFd; 3] = [input.into(), theirs_output.into(), theirs_error.into()];
-        self.client.send(Request::Exec(exec), &streams);
+        self.client.send(Request::Exec(Box::new(exec)), &streams);
         drop(streams);
         (self.client.reply(), ExecStreams { output, error })
     }

@@ -1,4 +1,5 @@
-//! From a profile to a filter: classic BPF, by libseccomp, with the [`super::newer`] prologue in front.
+//! From a profile to a filter: classic BPF, by libseccomp, with the [`super::newer`] prologue in front, made shorter by
+//! [`super::shorten`].
 //!
 //! Names that nobody knows are skipped, as every runtime does: profiles list calls of kernels yet to come.
 
@@ -11,20 +12,38 @@ use oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSeccompOperator, LinuxSyscall,
 };
 
-use super::newer;
+use super::bpf::Instruction;
 use super::profile::refusal;
+use super::shorten::shorten;
+use super::{bpf, newer};
 
 const STAGE: &str = "compiling the seccomp profile";
 const EPERM: u32 = 1;
 
-/// The kernel's limit on a filter (BPF_MAXINSNS), of eight bytes each.
-const LONGEST_PROGRAM: usize = 4096 * newer::INSTRUCTION;
+/// The kernel's limit on instructions (BPF_MAXINSNS).
+const LONGEST_PROGRAM: usize = 4096;
 
 /// From this many rules on a binary search pays.
 const MANY_RULES: usize = 32;
 
 /// Compiles `profile`. Refused: rules that contradict each other, and filters beyond the kernel's limit.
 pub fn compile(profile: &LinuxSeccomp) -> Result<Filter> {
+    let Unshortened { program, tokens } = unshortened(profile)?;
+    let program = shorten(&program, &tokens).unwrap_or(program);
+    if program.len() > LONGEST_PROGRAM {
+        return Err(refusal("the profile is too long for the kernel once it is compiled".to_owned()).into());
+    }
+    Ok(Filter { program: bpf::encode(&program), flags: flags(profile) })
+}
+
+/// A filter as libseccomp makes it, behind the prologue.
+pub(super) struct Unshortened {
+    pub(super) program: Vec<Instruction>,
+    /// The architectures it tells apart (`AUDIT_ARCH_*`).
+    pub(super) tokens: Vec<u32>,
+}
+
+pub(super) fn unshortened(profile: &LinuxSeccomp) -> Result<Unshortened> {
     let default = action(profile.default_action(), profile.default_errno_ret())?;
     let mut context = ScmpFilterContext::new(default).during(STAGE, "")?;
     let architectures = architectures(profile)?;
@@ -40,11 +59,10 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Filter> {
         unknown.extend(add(&mut context, rule, default)?);
     }
     let mut program = newer::prologue(profile, &architectures, &unknown)?;
-    program.extend(export(&context)?);
-    if program.len() > LONGEST_PROGRAM {
-        return Err(refusal("the profile is too long for the kernel once it is compiled".to_owned()).into());
-    }
-    Ok(Filter { program, flags: flags(profile) })
+    program.extend(bpf::decode(&export(&context)?));
+    // x32 has no token of its own: it is told from x86-64 by its numbers.
+    let tokens = architectures.iter().filter_map(|architecture| newer::audit_token(*architecture)).collect();
+    Ok(Unshortened { program, tokens })
 }
 
 /// Adds a rule; returns the names libseccomp does not know with what is to happen to them.

@@ -1,15 +1,20 @@
 //! System call filters: which profile a container gets, and its compiled form.
 //!
 //! `default` is the profile that `RuntimeDefault` stands for, `profile` reads those from files, `compile` makes filters
-//! of either, and `newer` deals with system calls that libseccomp does not know. Compiling takes some 15 ms, so that
+//! of either, `newer` deals with system calls that libseccomp does not know, and `shorten` makes a filter cheaper to take in
+//! (`bpf` has its instructions). Compiling takes some 15 ms, so that
 //! filters are kept: of the default profile one for each set of capabilities that makes a difference, of other
 //! profiles the latest few.
 
+mod bpf;
 mod compile;
 mod default;
 mod newer;
 mod profile;
+mod shorten;
 
+#[cfg(test)]
+mod shorten_tests;
 #[cfg(test)]
 mod tests;
 

@@ -18,10 +18,8 @@ use coracle_domain::Result;
 use libseccomp::{ScmpArch, ScmpSyscall};
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction};
 
+use super::bpf::{ARCHITECTURE, Instruction, JUMP, JUMP_IF_AT_LEAST, JUMP_IF_EQUAL, JUMP_IF_GREATER, LOAD_WORD, NUMBER, RETURN, plain};
 use super::profile::refusal;
-
-/// The size of a `struct sock_filter`, bytes.
-pub(super) const INSTRUCTION: usize = 8;
 
 /// Numbers of calls since Linux 6.5 (include/uapi/asm-generic/unistd.h); uretprobe, of x86-64 alone, is below.
 const NUMBERS: [(&str, u32); 20] = [
@@ -52,13 +50,7 @@ const URETPROBE: (&str, u32) = ("uretprobe", 335);
 /// The bit that tells x32 from x86-64, which share an architecture.
 const X32_BIT: u32 = 0x4000_0000;
 
-// BPF and seccomp return values (linux/bpf_common.h, linux/seccomp.h).
-const LOAD_WORD: u16 = 0x20;
-const JUMP: u16 = 0x05;
-const JUMP_IF_EQUAL: u16 = 0x15;
-const JUMP_IF_GREATER: u16 = 0x25;
-const JUMP_IF_AT_LEAST: u16 = 0x35;
-const RETURN: u16 = 0x06;
+// What a filter returns (linux/seccomp.h).
 const RET_KILL_PROCESS: u32 = 0x8000_0000;
 const RET_KILL_THREAD: u32 = 0;
 const RET_TRAP: u32 = 0x0003_0000;
@@ -69,24 +61,8 @@ const RET_ALLOW: u32 = 0x7fff_0000;
 const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
 
-/// Offsets in `struct seccomp_data`.
-const NUMBER: u32 = 0;
-const ARCHITECTURE: u32 = 4;
-
 /// A distance to libseccomp's program that is not known yet.
 const TO_THE_END: u32 = u32::MAX;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Instruction {
-    code: u16,
-    jump_true: u8,
-    jump_false: u8,
-    value: u32,
-}
-
-const fn plain(code: u16, value: u32) -> Instruction {
-    Instruction { code, jump_true: 0, jump_false: 0, value }
-}
 
 /// Skips `otherwise` instructions unless the comparison holds.
 const fn unless(code: u16, value: u32, otherwise: u8) -> Instruction {
@@ -109,7 +85,7 @@ pub(super) fn returned(action: LinuxSeccompAction, number: Option<u32>) -> u32 {
 
 /// The instructions to put in front of a program made for `architectures`. `unknown`: names libseccomp did not know,
 /// and what is to be returned for them.
-pub(super) fn prologue(profile: &LinuxSeccomp, architectures: &[ScmpArch], unknown: &[(String, u32)]) -> Result<Vec<u8>> {
+pub(super) fn prologue(profile: &LinuxSeccomp, architectures: &[ScmpArch], unknown: &[(String, u32)]) -> Result<Vec<Instruction>> {
     let mut program = vec![plain(LOAD_WORD, ARCHITECTURE)];
     let of_x32 = architectures.contains(&ScmpArch::X32).then(|| body(profile, ScmpArch::X32, unknown));
     for architecture in architectures {
@@ -126,7 +102,7 @@ pub(super) fn prologue(profile: &LinuxSeccomp, architectures: &[ScmpArch], unkno
         program.push(unless(JUMP_IF_EQUAL, token, length(&block)?));
         program.extend(block);
     }
-    Ok(assemble(program))
+    Ok(linked(program))
 }
 
 fn length(block: &[Instruction]) -> Result<u8> {
@@ -182,7 +158,7 @@ fn number(name: &str, architecture: ScmpArch) -> Option<u32> {
 }
 
 /// `AUDIT_ARCH_*` (linux/audit.h). x32 is part of x86-64.
-fn audit_token(architecture: ScmpArch) -> Option<u32> {
+pub(super) fn audit_token(architecture: ScmpArch) -> Option<u32> {
     match architecture {
         ScmpArch::X8664 => Some(0xc000_003e),
         ScmpArch::X86 => Some(0x4000_0003),
@@ -193,18 +169,13 @@ fn audit_token(architecture: ScmpArch) -> Option<u32> {
     }
 }
 
-fn assemble(mut program: Vec<Instruction>) -> Vec<u8> {
+/// Fills in the distances to libseccomp's program.
+fn linked(mut program: Vec<Instruction>) -> Vec<Instruction> {
     let end = program.len();
     for (index, instruction) in program.iter_mut().enumerate() {
         if instruction.code == JUMP && instruction.value == TO_THE_END {
             instruction.value = u32::try_from(end - index - 1).unwrap_or_default();
         }
     }
-    let mut bytes = Vec::with_capacity(end * INSTRUCTION);
-    for Instruction { code, jump_true, jump_false, value } in program {
-        bytes.extend(code.to_ne_bytes());
-        bytes.extend([jump_true, jump_false]);
-        bytes.extend(value.to_ne_bytes());
-    }
-    bytes
+    program
 }

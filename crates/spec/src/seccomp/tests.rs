@@ -1,21 +1,26 @@
 use std::time::Instant;
 
+use super::bpf::Instruction;
 use super::*;
 
 /// What a classic BPF program returns for a call, by the kernel's rules (linux/filter.h).
 fn run(program: &[u8], architecture: u32, number: u32, arguments: [u64; 6]) -> u32 {
-    let mut data = Vec::new();
-    data.extend(number.to_ne_bytes());
-    data.extend(architecture.to_ne_bytes());
-    data.extend(0u64.to_ne_bytes());
-    data.extend(arguments.iter().flat_map(|argument| argument.to_ne_bytes()));
-    let word = |offset: u32| u32::from_ne_bytes(data[offset as usize..offset as usize + 4].try_into().unwrap());
+    interpret(&bpf::decode(program), architecture, number, arguments)
+}
+
+/// The same for instructions. Words of arguments are in the order of this machine, which is a little-endian one.
+pub(super) fn interpret(program: &[Instruction], architecture: u32, number: u32, arguments: [u64; 6]) -> u32 {
+    let word = |offset: u32| match offset {
+        0 => number,
+        4 => architecture,
+        8 | 12 => 0,
+        16..64 if offset.is_multiple_of(4) => (arguments[offset as usize / 8 - 2] >> (offset % 8 * 8)) as u32,
+        _ => panic!("no word at {offset}"),
+    };
     let (mut accumulator, mut at) = (0u32, 0usize);
     loop {
-        let instruction = &program[at * 8..at * 8 + 8];
-        let code = u16::from_ne_bytes([instruction[0], instruction[1]]);
-        let value = u32::from_ne_bytes(instruction[4..8].try_into().unwrap());
-        let branch = |holds: bool| 1 + usize::from(if holds { instruction[2] } else { instruction[3] });
+        let Instruction { code, jump_true, jump_false, value } = program[at];
+        let branch = |holds: bool| 1 + usize::from(if holds { jump_true } else { jump_false });
         at += match code {
             0x20 => {
                 accumulator = word(value);
@@ -29,6 +34,7 @@ fn run(program: &[u8], architecture: u32, number: u32, arguments: [u64; 6]) -> u
             0x15 => branch(accumulator == value),
             0x25 => branch(accumulator > value),
             0x35 => branch(accumulator >= value),
+            0x45 => branch(accumulator & value != 0),
             0x06 => return value,
             other => panic!("instruction {other:#x} at {at}"),
         };
