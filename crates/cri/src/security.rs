@@ -131,21 +131,21 @@ fn apparmor(message: Option<&v1::SecurityProfile>, deprecated: &str) -> Checked<
     check::word(&format!("{CONTEXT}.apparmor.localhost_ref"), name).map(Profile::Localhost).map(Some)
 }
 
-/// Whether the policy knows such a label is found out where there is one. Only a level may have colons in it.
+/// Whether the policy knows such a label is found out where there is one. Only a level has colons and commas in it.
 fn selinux(message: Option<&v1::SeLinuxOption>) -> Checked<SelinuxOptions> {
     let Some(message) = message else { return Ok(SelinuxOptions::default()) };
-    let part = |name: &str, value: &str, colons: bool| {
-        let field = format!("{CONTEXT}.selinux_options.{name}");
-        if !colons && value.contains(':') {
-            return Err(Refusal::invalid(field, format!("{value:?} contains a colon")));
+    let part = |name: &str, value: &str, also: &str| {
+        let known = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c) || also.contains(c);
+        if !value.chars().all(known) {
+            return Err(Refusal::invalid(format!("{CONTEXT}.selinux_options.{name}"), format!("{value:?} is no part of a label")));
         }
-        if value.is_empty() { Ok(None) } else { check::word(&field, value).map(Some) }
+        Ok((!value.is_empty()).then(|| value.to_owned()))
     };
     Ok(SelinuxOptions {
-        user: part("user", &message.user, false)?,
-        role: part("role", &message.role, false)?,
-        kind: part("type", &message.r#type, false)?,
-        level: part("level", &message.level, true)?,
+        user: part("user", &message.user, "")?,
+        role: part("role", &message.role, "")?,
+        kind: part("type", &message.r#type, "")?,
+        level: part("level", &message.level, ":,")?,
     })
 }
 
@@ -279,7 +279,9 @@ mod tests {
         let selinux = of_container(&context("", "s0:c1,c2")).unwrap().selinux;
         assert_eq!((selinux.user, selinux.level.as_deref()), (None, Some("s0:c1,c2")));
         assert_eq!(refused_field(&context("a:b", "")), "selinux_options.user");
-        assert_eq!(refused_field(&context("", "s0 c1")), "selinux_options.level");
+        for level in ["s0 c1", "s0\",size=\"0", "s0\n"] {
+            assert_eq!(refused_field(&context("", level)), "selinux_options.level");
+        }
     }
 
     #[test]

@@ -149,14 +149,16 @@ impl Owner {
         within(SET_UP, "attaching the network of pod", self.record.id.as_str(), work).await
     }
 
-    /// The SELinux label of what its containers share.
-    fn label(&self) -> Option<String> {
-        let selinux = self.shared.node.selinux.as_ref()?;
-        Some(selinux.of_pod(&self.record.id, &self.record.request.security).file)
+    /// The SELinux label of what its containers share. Refused: one that the policy does not have.
+    fn label(&self) -> Result<Option<String>> {
+        let Some(selinux) = &self.shared.node.selinux else { return Ok(None) };
+        let labels = selinux.of_pod(&self.record.id, &self.record.request.security);
+        selinux::check(&labels)?;
+        Ok(Some(labels.file))
     }
 
     fn label_files(&self) -> Result<()> {
-        let Some(label) = self.label() else { return Ok(()) };
+        let Some(label) = self.label()? else { return Ok(()) };
         ["resolv.conf", "hostname", "hosts"].iter().try_for_each(|name| selinux::relabel(&self.directory.etc(name), &label))
     }
 
@@ -167,7 +169,7 @@ impl Owner {
         let path = self.directory.shm();
         fs::create_dir(&path).during("making the pod's /dev/shm", path.display())?;
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        let label = self.label().map(|label| format!(",context=\"{label}\"")).unwrap_or_default();
+        let label = self.label()?.map(|label| format!(",context=\"{label}\"")).unwrap_or_default();
         let options = CString::new(format!("{SHM_OPTIONS}{label}")).during("naming the label of the pod's /dev/shm", path.display())?;
         rustix::mount::mount("shm", &path, "tmpfs", flags, options.as_c_str()).during("mounting the pod's /dev/shm on", path.display())?;
         match self.record.request.user_namespace {
