@@ -40,7 +40,7 @@ pub(crate) fn policy() -> Option<Selinux> {
 
 /// Refused: labels that the policy does not have.
 pub(crate) fn check(labels: &SelinuxLabels) -> Result<()> {
-    for label in [&labels.process, &labels.file] {
+    for label in labels.process.iter().chain([&labels.file]) {
         // The kernel takes a label only if it is valid. Other errors are for those to meet who use the label.
         if let Err(error) = fs::write(Path::new(MOUNT).join("context"), label)
             && error.kind() == io::ErrorKind::InvalidInput

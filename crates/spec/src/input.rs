@@ -42,9 +42,10 @@ pub struct ContainerSpec<'a> {
 }
 
 impl ContainerSpec<'_> {
-    /// Its SELinux labels; `None` where it has none of its own.
+    /// Its SELinux labels, where SELinux is enabled.
     pub fn selinux_labels(&self) -> Option<SelinuxLabels> {
-        self.node.selinux.as_ref()?.of_container(self.pod_id, &self.pod.security, &self.request.security)
+        let selinux = self.node.selinux.as_ref()?;
+        Some(selinux.of_container(self.pod_id, &self.pod.security, &self.request.security))
     }
 }
 

@@ -34,7 +34,7 @@ pub(crate) fn process(spec: &ContainerSpec<'_>, environment: &Environment, sets:
         .set_capabilities(Some(capabilities::to_oci(sets)))
         .set_rlimits(spec.node.open_files.map(open_files).transpose()?.map(|limit| vec![limit]))
         .set_no_new_privileges(Some(request.security.no_new_privileges))
-        .set_selinux_label(spec.selinux_labels().map(|labels| labels.process))
+        .set_selinux_label(spec.selinux_labels().and_then(|labels| labels.process))
         .set_apparmor_profile(apparmor(&request.security, spec.node)?)
         .set_oom_score_adj(Some(request.resources.oom_score_adj));
     Ok(process)

@@ -21,8 +21,8 @@ pub struct Selinux {
 /// The labels of one container, or of what the containers of a pod share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SelinuxLabels {
-    /// Of its processes.
-    pub process: String,
+    /// Of its processes; `None`: what the policy makes of the daemon's own (`spc_t`), as for the privileged.
+    pub process: Option<String>,
     /// Of its files.
     pub file: String,
 }
@@ -54,10 +54,11 @@ impl Selinux {
         self.labels(&pod.selinux, self.level(id, pod))
     }
 
-    /// The labels of a container; `None`, which is the daemon's own, if it is privileged.
-    pub fn of_container(&self, id: &PodId, pod: &SecurityContext, container: &SecurityContext) -> Option<SelinuxLabels> {
+    /// The labels of a container.
+    pub fn of_container(&self, id: &PodId, pod: &SecurityContext, container: &SecurityContext) -> SelinuxLabels {
         let level = container.selinux.level.clone().or_else(|| self.level(id, pod));
-        (!container.privileged).then(|| self.labels(&container.selinux, level))
+        let labels = self.labels(&container.selinux, level);
+        SelinuxLabels { process: labels.process.filter(|_| !container.privileged), ..labels }
     }
 
     /// The level of a pod; `None` in a policy without levels.
@@ -78,7 +79,7 @@ impl Selinux {
         };
         // Roles and types are of processes; files have their own.
         let file = Label { user: or(&options.user, &self.file.user), level, ..self.file.clone() };
-        SelinuxLabels { process: process.to_string(), file: file.to_string() }
+        SelinuxLabels { process: Some(process.to_string()), file: file.to_string() }
     }
 }
 
@@ -132,35 +133,34 @@ mod tests {
         let policy = Selinux::parse(POLICY).unwrap();
         let (first, second) = pair(&id());
         let labels = policy.of_pod(&id(), &asked("", "", ""));
-        assert_eq!(labels.process, format!("system_u:system_r:container_t:s0:c{first},c{second}"));
+        assert_eq!(labels.process, Some(format!("system_u:system_r:container_t:s0:c{first},c{second}")));
         assert_eq!(labels.file, format!("system_u:object_r:container_file_t:s0:c{first},c{second}"));
-        assert_eq!(policy.of_container(&id(), &asked("", "", ""), &asked("", "", "")), Some(labels));
+        assert_eq!(policy.of_container(&id(), &asked("", "", ""), &asked("", "", "")), labels);
     }
 
     #[test]
     fn the_container_chooses_before_the_pod_and_the_pod_before_chance() {
         let policy = Selinux::parse(POLICY).unwrap();
         let pod = asked("", "", "s0:c1,c2");
-        let of = |container: &SecurityContext| policy.of_container(&id(), &pod, container).unwrap();
-        assert_eq!(of(&asked("", "", "")).process, "system_u:system_r:container_t:s0:c1,c2");
+        let of = |container: &SecurityContext| policy.of_container(&id(), &pod, container);
+        assert_eq!(of(&asked("", "", "")).process.as_deref(), Some("system_u:system_r:container_t:s0:c1,c2"));
         let labels = of(&asked("staff_u", "spc_t", "s0:c3"));
-        assert_eq!(
-            (labels.process.as_str(), labels.file.as_str()),
-            ("staff_u:system_r:spc_t:s0:c3", "staff_u:object_r:container_file_t:s0:c3")
-        );
+        assert_eq!(labels.process.as_deref(), Some("staff_u:system_r:spc_t:s0:c3"));
+        assert_eq!(labels.file, "staff_u:object_r:container_file_t:s0:c3");
     }
 
     #[test]
-    fn a_privileged_container_has_no_label() {
+    fn the_privileged_have_labels_on_their_files_alone() {
         let policy = Selinux::parse(POLICY).unwrap();
-        let privileged = SecurityContext { privileged: true, ..asked("", "spc_t", "") };
-        assert_eq!(policy.of_container(&id(), &asked("", "", ""), &privileged), None);
+        let privileged = SecurityContext { privileged: true, ..asked("", "spc_t", "s0:c1,c2") };
+        let labels = policy.of_container(&id(), &asked("", "", ""), &privileged);
+        assert_eq!(labels, SelinuxLabels { process: None, file: "system_u:object_r:container_file_t:s0:c1,c2".into() });
     }
 
     #[test]
     fn a_policy_without_levels_has_none() {
         let policy = Selinux::parse("process=u:r:t\nfile=\"u:o:f\"").unwrap();
-        assert_eq!(policy.of_pod(&id(), &asked("", "", "")), SelinuxLabels { process: "u:r:t".into(), file: "u:o:f".into() });
+        assert_eq!(policy.of_pod(&id(), &asked("", "", "")), SelinuxLabels { process: Some("u:r:t".into()), file: "u:o:f".into() });
     }
 
     #[test]
