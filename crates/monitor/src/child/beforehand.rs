@@ -62,7 +62,12 @@ impl Workshop<'_> {
     fn prepare(&mut self, number: usize, step: &Step) -> Result<Done> {
         match step {
             Step::Propagate(propagation) => keep_apart(*propagation).map(|()| Done::Everything),
-            Step::Overlay { lower, upper, work } => self.layers(lower, upper, work).map(|()| Done::Everything),
+            Step::Overlay { lower, upper, work, label } => {
+                self.map_layers(lower)?;
+                mount::overlay(self.place, lower, upper, work, label.as_deref())?;
+                self.root = Some(loose(self.place).or_fault("taking the layers mounted on", self.place.display())?);
+                Ok(Done::Everything)
+            }
             Step::Bind { source, target, recursive, flags, flags_beneath, propagation, mapped } => {
                 let bind = mount::Bind { source, recursive: *recursive, flags, flags_beneath, propagation: *propagation };
                 bind.make(target, mapped.then_some(self.namespace)).map(Done::Mount)
@@ -79,13 +84,6 @@ impl Workshop<'_> {
             }
             _ => Ok(Done::Nothing),
         }
-    }
-
-    fn layers(&mut self, lower: &[PathBuf], upper: &Path, work: &Path) -> Result<()> {
-        self.map_layers(lower)?;
-        mount::overlay(self.place, lower, upper, work)?;
-        self.root = Some(loose(self.place).or_fault("taking the layers mounted on", self.place.display())?);
-        Ok(())
     }
 
     /// Images share layers, and a mount can be mapped once.
