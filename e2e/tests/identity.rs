@@ -205,6 +205,7 @@ async fn one_image_has_one_id_in_every_call() {
         let listed = listed(&node, &pod).await;
         let item = listed.iter().find(|item| item.id == container.id).expect("it is listed");
         assert_eq!((&item.image_id, &item.image_ref), (&id, &id), "made by {name}");
+        assert_eq!(item.image.as_ref(), Some(&image), "lists and statuses agree");
     }
     node.finish().await;
 }

@@ -7,7 +7,6 @@ use coracle_e2e::api::{
     PodSandboxStatusRequest, RuntimeConfig, RuntimeConfigRequest, StatusRequest, UpdateContainerResourcesRequest,
     UpdateRuntimeConfigRequest,
 };
-use coracle_e2e::image::Image;
 use coracle_e2e::{Code, ContainerSpec, Node, PodSpec, wire};
 use serde_json::{Value, json};
 
@@ -121,27 +120,6 @@ async fn a_verbose_status_tells_what_tools_look_for() {
     assert_eq!(answer.containers_statuses.iter().map(|status| &status.id).collect::<Vec<_>>(), [&container.id]);
     let quiet = node.cri.pod_status(&pod.id).await.expect("PodSandboxStatus");
     assert!(quiet.info.is_empty());
-    node.finish().await;
-}
-
-#[tokio::test]
-async fn an_image_has_one_id_in_every_answer() {
-    let node = Node::start().await;
-    let pushed = node.push("identity", &Image::busybox());
-    let id = node.cri.pull(&pushed.reference, None).await.expect("PullImage");
-    let image = node.cri.image(&pushed.reference).await.expect("ImageStatus").expect("it is there");
-    assert!(image.size > 0 && image.repo_tags.contains(&pushed.reference) && image.repo_digests.contains(&pushed.by_digest), "{image:?}");
-    let listed = node.cri.all_images(None).await.expect("ListImages");
-    let pod = node.pod("identity").await;
-    let container = pod.start(&ContainerSpec::new("c", &pushed.reference)).await;
-    let status = container.status().await;
-    let item = node.cri.containers(None).await.expect("ListContainers").into_iter().find(|item| item.id == container.id).expect("listed");
-    assert_eq!(listed.iter().filter(|image| image.id == id).count(), 1);
-    assert_eq!([&image.id, &status.image_id, &status.image_ref, &item.image_id, &item.image_ref], [&id; 5]);
-    assert_eq!(
-        (status.image.map(|image| image.image), item.image.map(|image| image.image)),
-        (Some(pushed.reference.clone()), Some(pushed.reference))
-    );
     node.finish().await;
 }
 
