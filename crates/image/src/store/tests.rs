@@ -555,7 +555,7 @@ async fn a_volumes_layers_stay_as_long_as_the_container_that_has_it() {
     let (app, model) = (node.pull("app").await.unwrap(), node.pull("model").await.unwrap());
     let early = node.store.claim_volume(&model, None, &container(1)).await;
     assert!(matches!(early, Err(Error::Refused(Refusal::WrongState { .. }))), "a claim goes with a rootfs: {early:?}");
-    node.store.prepare_rootfs(&app, &container(1)).await.unwrap();
+    node.store.prepare_rootfs(&app, &container(1), None).await.unwrap();
     for (part, there) in [("data", true), ("/data/old", true), ("alias", true), ("data/gone", false), ("out/passwd", false), ("out", false)]
     {
         let claimed = node.store.claim_volume(&model, Some(Path::new(part)), &container(1)).await;
