@@ -378,7 +378,7 @@ async fn mount_options_hold_for_a_volume_and_what_is_mounted_in_it() {
         let read = container.exec(&["/bin/sh", "-c", &format!("head -c 1 {directory}/zero | wc -c | grep 1")]).await.code;
         found.push((run == 0, read == 0));
     }
-    let flags = container.shell("grep ' /v' /proc/self/mountinfo | cut -d' ' -f6").await;
+    let flags = container.shell("cut -d' ' -f5,6 /proc/self/mountinfo | grep '^/v' | cut -d' ' -f2").await;
     let bad = refusal(&node, &pod, &ContainerSpec::new("bad", &image), &[volume("/v", &[from_host(&data), option("suid")])]).await;
     let told = node.told_mounts(&container).await;
     unmount(&data);
