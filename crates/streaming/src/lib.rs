@@ -1,0 +1,59 @@
+//! Exec, attach and port-forward: the sessions behind the URLs that CRI's `Exec`, `Attach` and `PortForward` return.
+//!
+//! The kubelet passes a client's connection on to the URL as it is. Most clients speak SPDY/3.1, for which this crate
+//! has a server of its own ([`spdy`]), some WebSocket ([`websocket`]). What a session does is the same on both: a
+//! program's streams are copied, or connections into a pod. This crate knows no containers: it is given descriptors
+//! by a [`Backend`] and copies. It may not log tokens or bytes of a session.
+//!
+//! ```text
+//!   Urls::exec(request)                    GET /exec/TOKEN, Upgrade
+//!        │                                          │
+//!        v            a minute passes               v
+//!   ┌─────────┐    ┌───────────────────>  404   ┌──────────┐  wrong version or headers
+//!   │ waiting │────┘                            │ upgrading│──────────────────────────> 400, 403
+//!   └─────────┘──────────────────────────────-->└──────────┘
+//!                   the token is used up             │ 101
+//!                                                    v
+//!      30 s pass, or the client goes away      ┌───────────┐
+//!   over <─────────────────────────────────────│ gathering │   SPDY: the client opens its streams
+//!                                              └───────────┘
+//!                                                    │ all streams are there: Backend::exec, attach
+//!                                                    v
+//!      the client goes away, or 4 h of silence ┌───────────┐   stdin, stdout, stderr, resize are copied;
+//!   over <─────────────────────────────────────│ conversing│   each stream may end without the others
+//!                                              └───────────┘
+//!                                                    │ the program has ended, its output is copied
+//!                                                    v
+//!      the client closes, or 10 s pass         ┌───────────┐
+//!   over <─────────────────────────────────────│  leaving  │   status on the error stream, GOAWAY or Close
+//!                                              └───────────┘
+//! ```
+//!
+//! A port-forward session has no gathering: each pair of streams becomes a connection of its own, for as long as the client stays.
+
+#![forbid(unsafe_code)]
+
+mod backend;
+mod clock;
+mod flow;
+mod forward;
+mod gather;
+mod handshake;
+mod outgoing;
+mod pump;
+mod remote;
+mod request;
+mod server;
+mod session;
+pub mod spdy;
+mod status;
+#[cfg(test)]
+mod testing;
+mod tls;
+mod token;
+pub mod websocket;
+
+pub use backend::{Backend, Ending, Process, TerminalSize};
+pub use request::{AttachRequest, ExecRequest, PortForwardRequest, StreamFlags, Streams};
+pub use server::{Server, Settings, Urls};
+pub use tls::Tls;
