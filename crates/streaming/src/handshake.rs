@@ -59,8 +59,32 @@ const FORWARD_WEBSOCKET: [(&str, Forward); 4] = [
     ("", Forward::WebSocket { codec: PLAIN }),
 ];
 
-/// What came of a handshake: how to go on and the answer that says so, or the answer that says no.
-pub(crate) type Outcome<T> = Result<(T, Response<String>), Response<String>>;
+/// What came of a handshake: how to go on and the answer that says so, or why not.
+pub(crate) type Outcome<T> = Result<(T, Response<String>), Rejection>;
+
+/// Why there is no session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rejection {
+    pub(crate) status: StatusCode,
+    pub(crate) why: &'static str,
+    /// The versions that would have been taken, where it is that.
+    versions: Vec<&'static str>,
+}
+
+impl Rejection {
+    pub(crate) fn new(status: StatusCode, why: &'static str) -> Self {
+        Self { status, why, versions: Vec::new() }
+    }
+
+    pub(crate) fn into_response(self) -> Response<String> {
+        let mut response = Response::new(self.why.to_owned());
+        *response.status_mut() = self.status;
+        for version in self.versions {
+            response.headers_mut().append(ACCEPTED, HeaderValue::from_static(version));
+        }
+        response
+    }
+}
 
 /// Shakes hands for exec and attach.
 pub(crate) fn remote(headers: &HeaderMap) -> Outcome<Remote> {
@@ -74,7 +98,7 @@ pub(crate) fn forward(headers: &HeaderMap) -> Outcome<Forward> {
 
 fn shake<T: Copy>(headers: &HeaderMap, spdy: &[(&'static str, T)], websocket: &[(&'static str, T)]) -> Outcome<T> {
     if !listed(headers, &CONNECTION).any(|word| word.eq_ignore_ascii_case("upgrade")) {
-        return Err(refusal(StatusCode::BAD_REQUEST, "this is no request for an upgrade"));
+        return Err(Rejection::new(StatusCode::BAD_REQUEST, "this is no request for an upgrade"));
     }
     let upgrade = listed(headers, &UPGRADE).next().unwrap_or_default();
     if upgrade.eq_ignore_ascii_case(SPDY) {
@@ -82,21 +106,18 @@ fn shake<T: Copy>(headers: &HeaderMap, spdy: &[(&'static str, T)], websocket: &[
     } else if upgrade.eq_ignore_ascii_case("websocket") {
         shake_websocket(headers, websocket)
     } else {
-        Err(refusal(StatusCode::BAD_REQUEST, "an upgrade is to SPDY/3.1 or to websocket"))
+        Err(Rejection::new(StatusCode::BAD_REQUEST, "an upgrade is to SPDY/3.1 or to websocket"))
     }
 }
 
 fn shake_spdy<T: Copy>(headers: &HeaderMap, table: &[(&'static str, T)]) -> Outcome<T> {
     let offered: Vec<_> = listed(headers, &VERSION).collect();
     if offered.is_empty() {
-        return Err(refusal(StatusCode::BAD_REQUEST, "X-Stream-Protocol-Version is missing"));
+        return Err(Rejection::new(StatusCode::BAD_REQUEST, "X-Stream-Protocol-Version is missing"));
     }
     let Some((name, chosen)) = first_common(&offered, table) else {
-        let mut response = refusal(StatusCode::FORBIDDEN, "none of these versions of the protocol is spoken");
-        for (name, _) in table {
-            response.headers_mut().append(ACCEPTED, HeaderValue::from_static(name));
-        }
-        return Err(response);
+        let rejection = Rejection::new(StatusCode::FORBIDDEN, "none of these versions of the protocol is spoken");
+        return Err(Rejection { versions: table.iter().map(|(name, _)| *name).collect(), ..rejection });
     };
     let mut response = switching(HeaderValue::from_static(SPDY));
     response.headers_mut().insert(VERSION, HeaderValue::from_static(name));
@@ -105,14 +126,14 @@ fn shake_spdy<T: Copy>(headers: &HeaderMap, table: &[(&'static str, T)]) -> Outc
 
 fn shake_websocket<T: Copy>(headers: &HeaderMap, table: &[(&'static str, T)]) -> Outcome<T> {
     let Some(key) = headers.get(SEC_WEBSOCKET_KEY) else {
-        return Err(refusal(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing"));
+        return Err(Rejection::new(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing"));
     };
     let mut offered: Vec<_> = listed(headers, &SEC_WEBSOCKET_PROTOCOL).collect();
     if offered.is_empty() {
         offered.push("");
     }
     let Some((name, chosen)) = first_common(&offered, table) else {
-        return Err(refusal(StatusCode::FORBIDDEN, "none of these subprotocols is spoken"));
+        return Err(Rejection::new(StatusCode::FORBIDDEN, "none of these subprotocols is spoken"));
     };
     let mut response = switching(HeaderValue::from_static("websocket"));
     if !name.is_empty() {
@@ -141,16 +162,10 @@ fn first_common<T: Copy>(offered: &[&str], table: &[(&'static str, T)]) -> Optio
 }
 
 fn switching(to: HeaderValue) -> Response<String> {
-    let mut response = refusal(StatusCode::SWITCHING_PROTOCOLS, "");
+    let mut response = Response::new(String::new());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     response.headers_mut().insert(UPGRADE, to);
-    response
-}
-
-/// An answer that ends the matter.
-pub(crate) fn refusal(status: StatusCode, why: &str) -> Response<String> {
-    let mut response = Response::new(why.to_owned());
-    *response.status_mut() = status;
     response
 }
 
@@ -190,11 +205,11 @@ mod tests {
 
     #[test]
     fn a_version_nobody_knows_is_answered_with_those_we_know() {
-        let response = remote(&spdy("v9.channel.k8s.io")).unwrap_err();
+        let response = remote(&spdy("v9.channel.k8s.io")).unwrap_err().into_response();
         assert_eq!(response.status(), 403);
         let known: Vec<_> = response.headers().get_all(ACCEPTED).iter().collect();
         assert_eq!(known, ["v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"]);
-        assert_eq!(remote(&spdy("")).unwrap_err().status(), 400);
+        assert_eq!(remote(&spdy("")).unwrap_err().status, 400);
     }
 
     #[test]
@@ -205,7 +220,7 @@ mod tests {
         assert_eq!(response.headers()[SEC_WEBSOCKET_ACCEPT], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         assert_eq!(response.headers()[SEC_WEBSOCKET_PROTOCOL], "v5.channel.k8s.io");
         assert_eq!(forward(&websocket("SPDY/3.1+portforward.k8s.io")).unwrap().0, Forward::Tunnel);
-        assert_eq!(remote(&websocket("chat")).unwrap_err().status(), 403);
+        assert_eq!(remote(&websocket("chat")).unwrap_err().status, 403);
     }
 
     #[test]
@@ -217,8 +232,8 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        assert_eq!(remote(&headers(&[])).unwrap_err().status(), 400);
-        assert_eq!(remote(&headers(&[("connection", "upgrade"), ("upgrade", "h2c")])).unwrap_err().status(), 400);
-        assert_eq!(remote(&headers(&[("connection", "upgrade"), ("upgrade", "websocket")])).unwrap_err().status(), 400);
+        assert_eq!(remote(&headers(&[])).unwrap_err().status, 400);
+        assert_eq!(remote(&headers(&[("connection", "upgrade"), ("upgrade", "h2c")])).unwrap_err().status, 400);
+        assert_eq!(remote(&headers(&[("connection", "upgrade"), ("upgrade", "websocket")])).unwrap_err().status, 400);
     }
 }

@@ -49,6 +49,8 @@ pub mod spdy;
 mod status;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod throughput;
 mod tls;
 mod token;
 pub mod websocket;

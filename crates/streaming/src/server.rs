@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::backend::Backend;
 use crate::clock::Limits;
-use crate::handshake::{self, refusal};
+use crate::handshake::{self, Rejection};
 use crate::request::{AttachRequest, ExecRequest, PortForwardRequest, Request};
 use crate::session;
 use crate::tls::Tls;
@@ -174,10 +174,9 @@ impl<B: Backend> Server<B> {
                 *accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
                 answer
             });
-            std::future::ready(Ok::<_, Infallible>(answer.unwrap_or_else(|refusal| refusal)))
+            std::future::ready(Ok::<_, Infallible>(answer.unwrap_or_else(Rejection::into_response)))
         });
         let served = http1::Builder::new()
-            .keep_alive(false)
             .timer(TokioTimer::new())
             .header_read_timeout(PATIENCE)
             .serve_connection(TokioIo::new(connection), service)
@@ -189,8 +188,8 @@ impl<B: Backend> Server<B> {
         accepted.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The answer to a request and the session that begins with it, or the answer that says no.
-    fn answer(self: &Arc<Self>, request: &mut hyper::Request<Incoming>) -> Result<(Response<String>, Session), Response<String>> {
+    /// The answer to a request and the session that begins with it.
+    fn answer(self: &Arc<Self>, request: &mut hyper::Request<Incoming>) -> Result<(Response<String>, Session), Rejection> {
         let wanted = self.redeem(request)?;
         let (server, limits) = (self.clone(), self.limits);
         Ok(match wanted {
@@ -212,9 +211,9 @@ impl<B: Backend> Server<B> {
         })
     }
 
-    fn redeem(&self, request: &hyper::Request<Incoming>) -> Result<Request, Response<String>> {
+    fn redeem(&self, request: &hyper::Request<Incoming>) -> Result<Request, Rejection> {
         if ![Method::GET, Method::POST].contains(request.method()) {
-            return Err(refusal(StatusCode::METHOD_NOT_ALLOWED, "a session begins with GET or POST"));
+            return Err(Rejection::new(StatusCode::METHOD_NOT_ALLOWED, "a session begins with GET or POST"));
         }
         let mut path = request.uri().path().trim_start_matches('/').split('/');
         let wanted = match (path.next(), path.next(), path.next()) {
@@ -222,7 +221,7 @@ impl<B: Backend> Server<B> {
             _ => None,
         };
         // Not a word on whether the token was ever good.
-        wanted.ok_or_else(|| refusal(StatusCode::NOT_FOUND, "there is no such session"))
+        wanted.ok_or_else(|| Rejection::new(StatusCode::NOT_FOUND, "there is no such session"))
     }
 }
 

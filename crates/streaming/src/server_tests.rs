@@ -51,7 +51,7 @@ async fn converse<S: AsyncRead + AsyncWrite>(io: S, mut program: Program) {
     let [error, stdout] = speaker.open_all(["error", "stdout"]).await;
     program.stdout.as_mut().unwrap().write_all(b"hello").await.unwrap();
     program.exit.send(Ok(Ending::Exited(0))).unwrap();
-    let (heard, _) = listener.to_end().await;
+    let (heard, _) = listener.rest().await;
     assert_eq!(heard[&stdout].bytes, b"hello");
     assert!(String::from_utf8_lossy(&heard[&error].bytes).contains("Success"));
 }
@@ -64,7 +64,7 @@ async fn a_url_leads_to_a_session_and_only_once() {
     let mut io = TcpStream::connect(address).await.unwrap();
     let head = ask(&mut io, "POST", &path(&url), SPDY).await;
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-    for header in ["connection: upgrade", "upgrade: spdy/3.1", "x-stream-protocol-version: v4.channel.k8s.io"] {
+    for header in ["connection: upgrade\r\n", "upgrade: spdy/3.1\r\n", "x-stream-protocol-version: v4.channel.k8s.io\r\n"] {
         assert!(head.to_lowercase().contains(header), "{head}");
     }
     assert!(ask_anew(address, "POST", &path(&url), SPDY).await.starts_with("HTTP/1.1 404 "));
@@ -96,7 +96,7 @@ async fn attach_and_port_forward_have_urls_of_their_own() {
     assert!(ask(&mut io, "GET", &path(&url), SPDY).await.starts_with("HTTP/1.1 101 "));
     let (mut speaker, mut listener) = client(io);
     let [error, _] = speaker.open_all(["error", "stdout"]).await;
-    let (heard, _) = listener.to_end().await;
+    let (heard, _) = listener.rest().await;
     assert!(String::from_utf8_lossy(&heard[&error].bytes).contains("not found"));
 
     let url = urls.port_forward(PortForwardRequest::new(PodId::from_entropy([3; 32]), &[]).unwrap()).unwrap();

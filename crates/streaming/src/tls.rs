@@ -1,5 +1,6 @@
 //! The server's certificate, if streaming is to be encrypted.
 
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 /// A certificate and its key.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Tls(Arc<ServerConfig>);
 
 impl Tls {
@@ -33,5 +34,11 @@ impl Tls {
 
     pub(crate) fn acceptor(&self) -> tokio_rustls::TlsAcceptor {
         self.0.clone().into()
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tls")
     }
 }

@@ -4,16 +4,36 @@ use std::collections::HashMap;
 use std::io;
 
 use bytes::BytesMut;
+use flate2::{Compress, Compression, FlushCompress};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 
 use super::decode::{Decoder, Event};
+use super::dictionary::DICTIONARY;
 use super::frame::{self, FLAG_FIN, SYN_STREAM, control_head, data_head};
-use super::headers::{Deflater, Headers};
+use super::headers::Headers;
+
+/// Compresses header blocks, each leaning on those before.
+pub(crate) struct Compressor(Compress);
+
+impl Compressor {
+    pub(crate) fn new() -> Self {
+        let mut stream = Compress::new(Compression::best(), true);
+        stream.set_dictionary(&DICTIONARY).unwrap();
+        Self(stream)
+    }
+
+    pub(crate) fn write(&mut self, headers: &Headers) -> Vec<u8> {
+        let block = headers.write();
+        let mut out = Vec::with_capacity(block.len() + 100);
+        self.0.compress_vec(&block, &mut out, FlushCompress::Sync).unwrap();
+        out
+    }
+}
 
 /// Writes frames.
 pub(crate) struct Speaker<S> {
     io: WriteHalf<S>,
-    deflater: Deflater,
+    deflater: Compressor,
     next: u32,
 }
 
@@ -26,7 +46,7 @@ pub(crate) struct Listener<S> {
 
 pub(crate) fn client<S: AsyncRead + AsyncWrite>(io: S) -> (Speaker<S>, Listener<S>) {
     let (read, write) = tokio::io::split(io);
-    let speaker = Speaker { io: write, deflater: Deflater::new(), next: 1 };
+    let speaker = Speaker { io: write, deflater: Compressor::new(), next: 1 };
     (speaker, Listener { io: read, decoder: Decoder::default(), buffer: BytesMut::new() })
 }
 
@@ -121,7 +141,7 @@ impl<S: AsyncRead> Listener<S> {
     }
 
     /// Hears everything to the end: what of each stream, and the goodbye.
-    pub(crate) async fn to_end(&mut self) -> (HashMap<u32, Heard>, Option<u32>) {
+    pub(crate) async fn rest(&mut self) -> (HashMap<u32, Heard>, Option<u32>) {
         let mut streams: HashMap<u32, Heard> = HashMap::new();
         let mut goodbye = None;
         while let Some(event) = self.event().await {

@@ -41,7 +41,7 @@ fn syn_stream(stream: u32, flags: u8, block: &[u8]) -> Vec<u8> {
 
 fn everything() -> (Vec<u8>, Vec<Event>) {
     let headers: Headers = [("streamtype", "stdin")].into_iter().collect();
-    let mut deflater = Deflater::new();
+    let mut deflater = Deflater::default();
     let mut bytes = Vec::new();
     bytes.extend(frame::settings(&[(7, 100), (4, 10)]));
     bytes.extend(syn_stream(1, FLAG_FIN, &deflater.write(&headers)));

@@ -28,6 +28,9 @@ const TAIL: &str = concat!(
     "publicprivatemax-age=gzip,deflate,sdchcharset=utf-8charset=iso-8859-1,utf-,*,enq=0.",
 );
 
+/// Its Adler-32, which stands in the first bytes of every direction's header stream.
+pub(super) const DICTIONARY_ID: u32 = 0xe3c6_a7c2;
+
 /// The whole of it.
 pub(super) static DICTIONARY: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut bytes = Vec::with_capacity(1423);
@@ -46,8 +49,7 @@ mod tests {
     #[test]
     fn it_is_the_dictionary_every_other_implementation_has() {
         assert_eq!(DICTIONARY.len(), 1423);
-        // What zlib calls the dictionary's id, as it stands in the first bytes of every SPDY/3 header stream.
         let id = flate2::Compress::new(flate2::Compression::default(), true).set_dictionary(&DICTIONARY).unwrap();
-        assert_eq!(id, 0xe3c6_a7c2);
+        assert_eq!(id, DICTIONARY_ID);
     }
 }

@@ -7,16 +7,16 @@
 
 use std::fmt;
 
-use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use flate2::{Decompress, FlushDecompress, Status};
 
-use super::dictionary::DICTIONARY;
+use super::dictionary::{DICTIONARY, DICTIONARY_ID};
 use super::frame::Violation;
 
 /// What one block may inflate to.
 const MAX_BLOCK: usize = 64 << 10;
 /// How many headers one block may hold. Kubernetes' clients send three.
 const MAX_HEADERS: usize = 128;
-/// How much is inflated or deflated at a time.
+/// How much is inflated at a time.
 const STEP: usize = 4 << 10;
 
 /// The headers of one stream. Names are in lower case.
@@ -44,7 +44,8 @@ impl Headers {
         if rest.is_empty() { Ok(Self(headers)) } else { Err(Violation("a header block is longer than its headers")) }
     }
 
-    fn write(&self) -> Vec<u8> {
+    /// The block, not deflated.
+    pub(super) fn write(&self) -> Vec<u8> {
         let mut block = (self.0.len() as u32).to_be_bytes().to_vec();
         for part in self.0.iter().flat_map(|(name, value)| [name, value]) {
             block.extend_from_slice(&(part.len() as u32).to_be_bytes());
@@ -114,30 +115,32 @@ impl Inflater {
 }
 
 /// Writes the blocks of one direction. Frames must be sent in the order in which their blocks were made.
-pub(crate) struct Deflater(Compress);
+///
+/// We have nothing to say in headers, so nothing is compressed: blocks are stored (RFC 1951, section 3.2.4), and no session
+/// keeps the quarter of a MiB that a compressor needs.
+#[derive(Debug, Default)]
+pub(crate) struct Deflater {
+    begun: bool,
+}
 
 impl Deflater {
-    pub(crate) fn new() -> Self {
-        let mut stream = Compress::new(Compression::fast(), true);
-        // It can only fail once compression has begun.
-        let _ = stream.set_dictionary(&DICTIONARY);
-        Self(stream)
-    }
-
     /// The next block.
     pub(crate) fn write(&mut self, headers: &Headers) -> Vec<u8> {
-        let block = headers.write();
-        let start = self.0.total_in();
-        let mut out = Vec::with_capacity(STEP);
-        loop {
-            let rest = block.get((self.0.total_in() - start) as usize..).unwrap_or_default();
-            // An error would mean that the stream was ended, which nothing here does.
-            let _ = self.0.compress_vec(rest, &mut out, FlushCompress::Sync);
-            if out.len() < out.capacity() {
-                return out;
-            }
-            out.reserve(STEP);
+        let mut out = Vec::new();
+        if !self.begun {
+            self.begun = true;
+            // RFC 1950, section 2.2: deflate with a window of 32 KiB and a dictionary, and which one.
+            out.extend([0x78, 0xf9]);
+            out.extend(DICTIONARY_ID.to_be_bytes());
         }
+        for part in headers.write().chunks(usize::from(u16::MAX)) {
+            let length = part.len() as u16;
+            out.push(0);
+            out.extend(length.to_le_bytes());
+            out.extend((!length).to_le_bytes());
+            out.extend(part);
+        }
+        out
     }
 }
 
@@ -147,18 +150,13 @@ impl fmt::Debug for Inflater {
     }
 }
 
-impl fmt::Debug for Deflater {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Deflater")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::spdy::client::Compressor;
 
     fn stdin() -> Headers {
         [("streamType", "stdin"), ("port", "80")].into_iter().collect()
@@ -166,7 +164,7 @@ mod tests {
 
     #[test]
     fn later_blocks_lean_on_earlier_ones() {
-        let (mut deflater, mut inflater) = (Deflater::new(), Inflater::new());
+        let (mut deflater, mut inflater) = (Compressor::new(), Inflater::new());
         let first = deflater.write(&stdin());
         let second = deflater.write(&stdin());
         assert!(second.len() < first.len(), "{} < {}", second.len(), first.len());
@@ -181,14 +179,15 @@ mod tests {
         for length in [STEP - 50, STEP, 3 * STEP, MAX_BLOCK - 100] {
             let value: String = (0..length as u32).map(|at| char::from(b' ' + (at.wrapping_mul(2_654_435_761) >> 25) as u8 % 90)).collect();
             let headers: Headers = [("x", value)].into_iter().collect();
-            assert_eq!(Inflater::new().read(&Deflater::new().write(&headers)).unwrap(), headers);
+            assert_eq!(Inflater::new().read(&Compressor::new().write(&headers)).unwrap(), headers);
+            assert_eq!(Inflater::new().read(&Deflater::default().write(&headers)).unwrap(), headers);
         }
     }
 
     #[test]
     fn a_bomb_is_refused() {
         let headers: Headers = [("x", "0".repeat(4 * MAX_BLOCK))].into_iter().collect();
-        let bomb = Deflater::new().write(&headers);
+        let bomb = Compressor::new().write(&headers);
         assert!(bomb.len() < 4 << 10);
         assert_eq!(Inflater::new().read(&bomb), Err(Violation("a header block is too long")));
     }
@@ -204,10 +203,12 @@ mod tests {
     proptest! {
         #[test]
         fn what_was_written_is_read(blocks in vec(vec(("[a-z-]{0,40}", "\\PC{0,60}"), 0..10), 1..8)) {
-            let (mut deflater, mut inflater) = (Deflater::new(), Inflater::new());
+            let (mut deflater, mut compressor) = (Deflater::default(), Compressor::new());
+            let (mut inflater, mut other) = (Inflater::new(), Inflater::new());
             for block in blocks {
                 let headers: Headers = block.into_iter().collect();
-                prop_assert_eq!(inflater.read(&deflater.write(&headers)).unwrap(), headers);
+                prop_assert_eq!(&inflater.read(&deflater.write(&headers)).unwrap(), &headers);
+                prop_assert_eq!(other.read(&compressor.write(&headers)).unwrap(), headers);
             }
         }
 

@@ -11,8 +11,8 @@
 mod connection;
 mod decode;
 mod dictionary;
-mod frame;
-mod headers;
+pub(crate) mod frame;
+pub(crate) mod headers;
 mod state;
 mod writer;
 

@@ -99,7 +99,7 @@ impl Shared {
             initial: DEFAULT_WINDOW.into(),
             taken: 0,
         };
-        let deflater = Mutex::new(Deflater::new());
+        let deflater = Mutex::new(Deflater::default());
         let shared =
             Self { state: Mutex::new(state), deflater, queue, controls: AtomicUsize::new(0), slots: slots(), backlog: Backlog::default() };
         shared.say(frame::settings(&[(frame::MAX_CONCURRENT_STREAMS, MAX_STREAMS as u32), (frame::INITIAL_WINDOW_SIZE, STREAM_WINDOW)]));
@@ -134,7 +134,7 @@ impl Shared {
     /// A client's new stream; none if it was refused.
     pub(super) fn open(self: &Arc<Self>, number: u32, fin: bool, unidirectional: bool) -> Result<Option<(Incoming, Writer)>, Violation> {
         let mut state = self.state();
-        if number % 2 == 0 || number <= state.last {
+        if number.is_multiple_of(2) || number <= state.last {
             return Err(Violation("a stream has the wrong number"));
         }
         state.last = number;

@@ -59,7 +59,7 @@ async fn a_programs_streams_and_its_status_are_the_clients() {
     program.stdout.as_mut().unwrap().write_all(b"to out").await.unwrap();
     program.stderr.as_mut().unwrap().write_all(b"to err").await.unwrap();
     program.exit.send(Ok(Ending::Exited(3))).unwrap();
-    let (heard, goodbye) = listener.to_end().await;
+    let (heard, goodbye) = listener.rest().await;
     assert!(heard.values().all(|heard| heard.replied && heard.fin && heard.reset.is_none()), "{heard:?}");
     assert_eq!(heard[&stdout].bytes, b"to out");
     assert_eq!(heard[&stderr].bytes, b"to err");
@@ -76,7 +76,7 @@ async fn what_a_program_wrote_last_is_copied_although_others_hold_its_output_ope
     let last = noise(60_000);
     program.stdout.as_mut().unwrap().write_all(&last).await.unwrap();
     program.exit.send(Ok(Ending::Exited(0))).unwrap();
-    let (heard, _) = listener.to_end().await;
+    let (heard, _) = listener.rest().await;
     assert!(heard[&stdout].bytes == last);
     drop(program.stdout);
 }
@@ -107,7 +107,7 @@ async fn a_stream_can_be_reset_without_the_session() {
     program.stderr.as_mut().unwrap().write_all(b"err").await.unwrap();
     assert_eq!(listener.bytes(stderr, 3).await, b"err");
     program.exit.send(Ok(Ending::Exited(0))).unwrap();
-    let (heard, _) = listener.to_end().await;
+    let (heard, _) = listener.rest().await;
     assert_eq!(status(&heard[&error])["status"], "Success");
 }
 
@@ -118,7 +118,7 @@ async fn a_program_that_cannot_be_started_is_told_as_failure() {
         serve(theirs, how, streams(false, false, false), async { Err(Refusal::wrong_state("container x is not running").into()) });
         let (mut speaker, mut listener) = client(ours);
         let [error, _] = speaker.open_all(["error", "stdout"]).await;
-        let (heard, _) = listener.to_end().await;
+        let (heard, _) = listener.rest().await;
         match reason {
             Some(reason) => assert_eq!(status(&heard[&error])["reason"], reason),
             None => assert_eq!(heard[&error].bytes, b"container x is not running"),
@@ -215,7 +215,7 @@ async fn a_window_that_overflows_ends_its_stream_or_the_session() {
     let reset = listener.until(|event| matches!(event, Event::Reset { .. })).await;
     assert_eq!(reset, Event::Reset { stream: stdout, status: 7 });
     speaker.raw(frame::window_update(0, 0x7fff_ffff)).await;
-    assert_eq!(listener.to_end().await.1, Some(Farewell::ProtocolError as u32));
+    assert_eq!(listener.rest().await.1, Some(Farewell::ProtocolError as u32));
 }
 
 #[tokio::test]
@@ -271,7 +271,7 @@ async fn input_that_nobody_reads_any_more_is_taken_and_forgotten() {
         speaker.data(stdin, &[0; 0x8000]).await;
     }
     program.exit.send(Ok(Ending::Exited(0))).unwrap();
-    let (heard, _) = listener.to_end().await;
+    let (heard, _) = listener.rest().await;
     assert_eq!(status(&heard[&error])["status"], "Success");
 }
 
@@ -281,7 +281,7 @@ async fn garbage_ends_the_session_with_a_word() {
         let Scene { mut speaker, mut listener, program, serving } = scene(streams(false, false, false));
         speaker.open_all(["error", "stdout"]).await;
         speaker.raw(garbage).await;
-        assert_eq!(listener.to_end().await.1, Some(Farewell::ProtocolError as u32));
+        assert_eq!(listener.rest().await.1, Some(Farewell::ProtocolError as u32));
         drop((speaker, listener));
         serving.await.unwrap();
         assert!(program.exit.is_closed());
@@ -340,14 +340,14 @@ async fn after_goaway_what_is_open_goes_on_and_nothing_new_begins() {
     program.stdout.as_mut().unwrap().write_all(b"more").await.unwrap();
     assert_eq!(listener.bytes(stdout, 4).await, b"more");
     program.exit.send(Ok(Ending::Exited(0))).unwrap();
-    assert_eq!(listener.to_end().await.1, Some(0));
+    assert_eq!(listener.rest().await.1, Some(0));
 }
 
 #[tokio::test(start_paused = true)]
 async fn streams_that_never_come_are_not_waited_for() {
     let Scene { mut speaker, mut listener, program: _program, .. } = scene(streams(true, false, false));
     let [error, _] = speaker.open_all(["error", "stdout"]).await;
-    let (heard, goodbye) = listener.to_end().await;
+    let (heard, goodbye) = listener.rest().await;
     assert!(status(&heard[&error])["message"].as_str().unwrap().contains("30 s"));
     assert_eq!(goodbye, Some(0));
 }
