@@ -16,6 +16,9 @@ pub(crate) const MAX_WAITING: usize = 4 << 20;
 /// What the keeping of one chunk costs beside its bytes: many small ones must not cost more than they are counted.
 const CHUNK_COST: usize = 128;
 
+/// Less than this is copied out of the buffer it was read into, so that a few bytes that wait do not keep a large buffer.
+pub(crate) const WORTH_SHARING: usize = 8 << 10;
+
 /// The count of a session's waiting bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Backlog {

@@ -12,6 +12,7 @@
 //! breaks later just ends, because clients take a word on an error stream for the end of everything.
 
 use std::collections::{HashMap, VecDeque};
+use std::future::Future;
 use std::sync::Arc;
 
 use coracle_domain::{During, PodId, Result};
@@ -24,7 +25,7 @@ use crate::backend::Backend;
 use crate::clock::Limits;
 use crate::flow::Incoming;
 use crate::outgoing::Outgoing;
-use crate::pump::{Sink, Source, inwards, outwards};
+use crate::pump::{Copied, Sink, Source, inwards, outwards};
 use crate::request::PortForwardRequest;
 use crate::spdy::{self, NewStream};
 use crate::websocket;
@@ -107,6 +108,7 @@ impl Waiting {
                 let first = stream.number;
                 let (incoming, outgoing) = stream.accept();
                 let stream = if kind == "data" { Either::Data((incoming, outgoing)) } else { Either::Error(outgoing) };
+                self.forget_complete();
                 self.deadlines.push_back((deadline, first, id.clone()));
                 self.requests.insert(id, Half { first, port, stream });
                 None
@@ -118,6 +120,14 @@ impl Waiting {
                 self.requests.insert(id, half);
                 None
             }
+        }
+    }
+
+    /// Keeps the deadlines as few as the requests that have one.
+    fn forget_complete(&mut self) {
+        let requests = &self.requests;
+        if self.deadlines.len() > 2 * requests.len() + 64 {
+            self.deadlines.retain(|(_, first, id)| requests.get(id).is_some_and(|half| half.first == *first));
         }
     }
 
@@ -151,10 +161,7 @@ fn request_id(stream: &NewStream, kind: &str) -> String {
 async fn connection<B: Backend>(backend: Arc<B>, pod: PodId, port: u16, data: Data, error: Outgoing) {
     let (incoming, outgoing) = data;
     match dial(&*backend, &pod, port).await {
-        Ok((source, sink)) => {
-            let from_pod = from_pod(source, outgoing, error);
-            tokio::join!(from_pod, to_pod(incoming, sink));
-        }
+        Ok((source, sink)) => relay(from_pod(source, outgoing, error), to_pod(incoming, sink)).await,
         Err(problem) => {
             tracing::debug!(%pod, port, error = %problem, "a port cannot be forwarded");
             let _ = error.write(problem.to_string().as_bytes()).await;
@@ -171,15 +178,35 @@ async fn dial<B: Backend>(backend: &B, pod: &PodId, port: u16) -> Result<(Source
     ends.during("watching a socket to", pod)
 }
 
-/// Copies what the pod sends. Its end is passed on; the other direction may go on.
-async fn from_pod(socket: Source, data: Outgoing, error: Outgoing) {
-    let (_never, not_ended) = watch::channel(false);
-    match outwards(&socket, &data, not_ended).await {
-        Ok(()) => data.finish(),
-        // The pod has broken the connection: so do we.
-        Err(_) => drop(data),
+/// Copies both ways until both have ended, or until the client has cut its stream off: then what it sent before is not
+/// waited for, which a pod that does not read would never take.
+async fn relay(from_pod: impl Future<Output = Copied>, to_pod: impl Future<Output = ()>) {
+    tokio::pin!(from_pod, to_pod);
+    tokio::select! {
+        copied = &mut from_pod => {
+            if copied == Copied::All {
+                to_pod.await;
+            }
+        }
+        () = &mut to_pod => {
+            from_pod.await;
+        }
     }
+}
+
+/// Copies what the pod sends. Its end is passed on; the other direction may go on.
+async fn from_pod(socket: Source, data: Outgoing, error: Outgoing) -> Copied {
+    let (_never, not_ended) = watch::channel(false);
+    let copied = match outwards(&socket, &data, not_ended).await {
+        Ok(copied) => {
+            data.finish();
+            copied
+        }
+        // The pod has broken the connection: so do we.
+        Err(_) => Copied::ClientGone,
+    };
     error.finish();
+    copied
 }
 
 /// Copies what the client sends. Its end is passed on; the other direction may go on.

@@ -113,6 +113,21 @@ async fn a_client_that_resets_a_stream_closes_its_connection() {
 }
 
 #[tokio::test]
+async fn a_pod_that_does_not_read_keeps_no_connection_that_the_client_has_cut_off() {
+    let listening = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (mut speaker, mut listener, _serving) = scene();
+    let (error, data) = connect(&mut speaker, listening.local_addr().unwrap().port(), "0").await;
+    let (mut pod, _) = listening.accept().await.unwrap();
+    speaker.data(data, &noise(8 << 20)[..7 << 20]).await;
+    speaker.reset(data).await;
+    fin(&mut listener, error).await;
+    // Had the connection not been closed, the rest would come, and then nothing.
+    let mut read = Vec::new();
+    let _ = pod.read_to_end(&mut read).await;
+    assert!(read.len() < 7 << 20, "{}", read.len());
+}
+
+#[tokio::test]
 async fn a_thousand_connections_share_a_session() {
     let port = echo().await;
     let (mut speaker, mut listener, _serving) = scene();

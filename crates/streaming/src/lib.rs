@@ -6,27 +6,32 @@
 //! by a [`Backend`] and copies. It may not log tokens or bytes of a session.
 //!
 //! ```text
-//!   Urls::exec(request)                    GET /exec/TOKEN, Upgrade
-//!        │                                          │
-//!        v            a minute passes               v
-//!   ┌─────────┐    ┌───────────────────>  404   ┌──────────┐  wrong version or headers
-//!   │ waiting │────┘                            │ upgrading│──────────────────────────> 400, 403
-//!   └─────────┘──────────────────────────────-->└──────────┘
-//!                   the token is used up             │ 101
-//!                                                    v
-//!      30 s pass, or the client goes away      ┌───────────┐
-//!   over <─────────────────────────────────────│ gathering │   SPDY: the client opens its streams
-//!                                              └───────────┘
-//!                                                    │ all streams are there: Backend::exec, attach
-//!                                                    v
-//!      the client goes away, or 4 h of silence ┌───────────┐   stdin, stdout, stderr, resize are copied;
-//!   over <─────────────────────────────────────│ conversing│   each stream may end without the others
-//!                                              └───────────┘
-//!                                                    │ the program has ended, its output is copied
-//!                                                    v
-//!      the client closes, or 10 s pass         ┌───────────┐
-//!   over <─────────────────────────────────────│  leaving  │   status on the error stream, GOAWAY or Close
-//!                                              └───────────┘
+//!   Urls::exec(request)
+//!        │
+//!        v           a minute passes
+//!   ┌────────────┐ ──────────────────────────────> forgotten: 404
+//!   │  waiting   │
+//!   └────────────┘ GET /exec/TOKEN, Upgrade: the token is used up
+//!        │
+//!        v           wrong version or headers
+//!   ┌────────────┐ ──────────────────────────────> refused: 400, 403
+//!   │ upgrading  │
+//!   └────────────┘
+//!        │ 101
+//!        v           30 s pass, or the client goes away
+//!   ┌────────────┐ ──────────────────────────────> over
+//!   │ gathering  │   SPDY: the client opens its streams one by one
+//!   └────────────┘
+//!        │ all streams are there: Backend::exec, Backend::attach
+//!        v           the client goes away, or four hours of silence
+//!   ┌────────────┐ ──────────────────────────────> over
+//!   │ conversing │   stdin, stdout, stderr and resize are copied; each may end without the others
+//!   └────────────┘
+//!        │ the program has ended and its output is copied
+//!        v           the client closes, or 10 s pass
+//!   ┌────────────┐ ──────────────────────────────> over
+//!   │  leaving   │   the status on the error stream, then GOAWAY or Close
+//!   └────────────┘
 //! ```
 //!
 //! A port-forward session has no gathering: each pair of streams becomes a connection of its own, for as long as the client stays.

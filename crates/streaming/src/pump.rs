@@ -80,24 +80,33 @@ impl AsFd for Sink {
     }
 }
 
+/// Why copying outwards ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Copied {
+    /// There is no more.
+    All,
+    /// The client takes no more.
+    ClientGone,
+}
+
 /// Copies what is read from `from` until its end, or until the client takes no more.
 ///
 /// Once `ended` says so, the program is over: then what is there is copied, and the end is where nothing is.
 ///
 /// # Errors
 /// Reading failed.
-pub(crate) async fn outwards(from: &Source, to: &Outgoing, mut ended: watch::Receiver<bool>) -> io::Result<()> {
+pub(crate) async fn outwards(from: &Source, to: &Outgoing, mut ended: watch::Receiver<bool>) -> io::Result<Copied> {
     let mut left = None;
     while left != Some(0) {
         if left.is_none() {
             tokio::select! {
                 biased;
                 _ = ended.wait_for(|ended| *ended) => left = Some(DRAINED),
-                () = to.gone() => return Ok(()),
+                () = to.gone() => return Ok(Copied::ClientGone),
                 ready = from.0.readable() => ready?,
             }
         }
-        let Ok(room) = to.room().await else { return Ok(()) };
+        let Ok(room) = to.room().await else { return Ok(Copied::ClientGone) };
         let mut buffer = room.buffer();
         let read = match left {
             None => from.0.try_io(|| from.read(&mut buffer)),
@@ -105,17 +114,17 @@ pub(crate) async fn outwards(from: &Source, to: &Outgoing, mut ended: watch::Rec
             Some(_) => from.read(&mut buffer),
         };
         match read {
-            Ok(0) => return Ok(()),
+            Ok(0) => return Ok(Copied::All),
             Ok(read) => {
                 to.send(room, buffer);
                 left = left.map(|left: usize| left.saturating_sub(read));
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock && left.is_some() => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock && left.is_some() => return Ok(Copied::All),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    Ok(Copied::All)
 }
 
 /// Copies what the client sends to `to` until the client's end.

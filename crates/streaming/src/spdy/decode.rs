@@ -11,11 +11,10 @@ use super::frame::{
     WINDOW_UPDATE,
 };
 use super::headers::{Headers, Inflater};
+use crate::flow::WORTH_SHARING;
 
 /// What a control frame may have after its head.
 const MAX_CONTROL: usize = 64 << 10;
-/// Less than this is copied out of the read buffer, so that a few bytes that wait do not keep a large buffer.
-const WORTH_SHARING: usize = 8 << 10;
 
 /// What the other side said.
 #[derive(Debug, Clone, PartialEq, Eq)]

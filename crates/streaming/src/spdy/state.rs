@@ -376,3 +376,7 @@ impl Tally for Shared {
         self.count(&mut self.state(), stream, bytes);
     }
 }
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

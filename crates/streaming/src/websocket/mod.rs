@@ -10,8 +10,7 @@ mod tunnel;
 
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
-pub(crate) use channel::Codec;
-pub use channel::{Said, read_message};
+pub use channel::{Codec, Said, read_message};
 pub(crate) use session::{Room, Session, Writer, session};
 pub(crate) use tunnel::Tunnel;
 

@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use super::channel::{Codec, Said, base64_message, read_message};
 use super::config;
 use crate::clock::{Activity, LINGER, Limits};
-use crate::flow::{Backlog, Incoming, Tally, incoming};
+use crate::flow::{Backlog, Incoming, Tally, WORTH_SHARING, incoming};
 use crate::outgoing::{CHUNK, Gone, Outgoing, Slot, slots};
 
 /// How many messages are written at a time.
@@ -190,6 +190,7 @@ where
 fn hand_over(shared: &Shared, channels: &Channels, number: u8, bytes: Bytes) {
     if let Some(Some(channel)) = channels.get(usize::from(number)) {
         let length = bytes.len();
+        let bytes = if length < WORTH_SHARING { Bytes::copy_from_slice(&bytes) } else { bytes };
         shared.backlog.grew(length);
         if channel.send(bytes).is_err() {
             shared.backlog.shrank(length);
