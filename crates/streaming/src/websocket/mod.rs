@@ -2,7 +2,7 @@
 //!
 //! A message is a channel's number and its bytes. There are no windows: what one channel's reader leaves lying holds
 //! up the others once it is too much, and only TCP holds us back. Sources of the format: Kubernetes' `wsstream` and
-//! `remotecommand` packages; KEP-4006 for the fifth version, KEP-4006's sibling for the tunnel.
+//! `remotecommand` packages, and KEP-4006 for the fifth version and the tunnel.
 
 mod channel;
 mod session;
