@@ -530,7 +530,7 @@ async fn a_hostile_image_leads_nothing_outside() {
     let volume = directory(&node, "volume");
     let (absolute, climbing) = (text(&outside), format!("../../../../../../../..{}", text(&outside)));
     let mut layer = Layer::new();
-    for (index, link) in ["proc", "sys", "dev", "target", "work", "masked", "fixed", "node", "run"].iter().enumerate() {
+    for (index, link) in ["proc", "sys", "dev", "target", "job", "masked", "fixed", "node", "run"].iter().enumerate() {
         let way = if index % 2 == 0 { &absolute } else { &climbing };
         layer = layer.symlink(link, &format!("{way}/{link}"));
     }
@@ -550,7 +550,7 @@ async fn a_hostile_image_leads_nothing_outside() {
             .mount(&text(&volume), "/target/vol", false)
             .mount(&text(&volume.join("marker")), "/run/secrets/token", true)
             .with(|config| {
-                config.working_dir = "/work/here".into();
+                config.working_dir = "/job/here".into();
                 config.devices.extend([device("/node/zero"), device("/dev/ours")]);
             })
             .security(|s| {
@@ -560,9 +560,9 @@ async fn a_hostile_image_leads_nothing_outside() {
             });
         let container = pod.start(&spec).await;
         let script = format!(
-            "cd {absolute}; cat target/vol/marker run/secrets/token; ls -d proc/self sys/kernel dev/null dev/ours node/zero work/here"
+            "cd {absolute}; cat target/vol/marker run/secrets/token; ls -d proc/self sys/kernel dev/null dev/ours node/zero job/here"
         );
-        let seen = "volume\nvolume\ndev/null\ndev/ours\nnode/zero\nproc/self\nsys/kernel\nwork/here";
+        let seen = "volume\nvolume\ndev/null\ndev/ours\njob/here\nnode/zero\nproc/self\nsys/kernel";
         assert_eq!(container.shell(&script).await, seen, "all of it is inside");
         assert_eq!(picture(&outside), before);
         assert_eq!(picture(&volume).len(), 1, "also a volume is left alone: {:?}", picture(&volume));
