@@ -5,26 +5,19 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use coracle_cgroup::Cgroup;
 use coracle_domain::{
-    ContainerId, ContainerPhase, ContainerRequest, During, Error, Exit, ExitCode, IpcMode, NetworkMode, PidMode, PodPhase, Profile,
-    Refusal, Resources, Result,
+    ContainerId, ContainerPhase, ContainerRequest, During, Error, Exit, ExitCode, PidMode, PodPhase, Refusal, Resources, Result,
 };
-use coracle_image::{Image, Rootfs};
+use coracle_image::Image;
 use coracle_monitor::protocol::{OomSource, Start};
-use coracle_plan::{Cgroups, Plan};
-use coracle_spec::{
-    CgroupHierarchy, CgroupView, ContainerSpec, DeviceNode, ImageDefaults, Layers, NamespacePaths, Node, Placement, PodFiles, ResolvedUser,
-    SelinuxLabels, UserDatabase, signal_number,
-};
+use coracle_spec::{ImageDefaults, signal_number};
 
 use super::Owner;
-use super::teardown::Subject;
 use crate::deadline::{ANSWER, SET_UP, within};
 use crate::layout::ContainerDirectory;
 use crate::live::LiveContainer;
-use crate::record::{self, ContainerRecord};
-use crate::{apparmor, cgroups, clock, node, retry, selinux, volumes};
+use crate::record::ContainerRecord;
+use crate::{cgroups, clock, retry};
 
 impl Owner {
     /// Makes a container. If any stage fails nothing is left of it.
@@ -51,12 +44,8 @@ impl Owner {
         let image = self.image_of(&request)?;
         let directory = self.directory.container(id);
         make_directory(&directory)?;
-        let rootfs = self.shared.images.prepare_rootfs(&image.id, id, self.record.request.user_namespace).await?;
-        let image_defaults = image_defaults(&image);
-        let user = self.resolve_user(&request, &image, &rootfs).await?;
-        volumes::sources(&request).await?;
-        let volumes = volumes::images(&self.shared.images, &request, id).await?;
-        let (cgroup, process) = self.plan_container(id, &request, &image_defaults, &user, rootfs, &volumes.layers).await?;
+        let parts = self.gather(id, &request, &image).await?;
+        let (cgroup, process) = self.plan_container(id, &request, &parts).await?;
         let log_path = log_path(self.record.request.log_directory.as_deref(), &request);
         if let Some(path) = &log_path {
             make_log(path)?;
@@ -64,12 +53,12 @@ impl Owner {
         self.record.containers.push(ContainerRecord {
             id: id.clone(),
             image: image.id.clone(),
-            volume_images: volumes.images,
+            volume_images: parts.volumes.images,
             phase: ContainerPhase::Created,
             created_at: clock::now(),
             resources: request.resources.clone(),
-            user: (user.uid, user.gid, user.groups.clone()),
-            stop_signal: stop_signal(&request, &image_defaults)?,
+            user: (parts.user.uid, parts.user.gid, parts.user.groups),
+            stop_signal: stop_signal(&request, &parts.image)?,
             log_path,
             request: Arc::new(request),
         });
@@ -80,100 +69,6 @@ impl Owner {
     fn image_of(&self, request: &ContainerRequest) -> Result<Arc<Image>> {
         let asked = &request.image.asked;
         self.shared.images.find(asked).ok_or_else(|| Refusal::not_found("image", asked.as_str()).into())
-    }
-
-    /// Who the container runs as, by the databases in its image.
-    async fn resolve_user(&self, request: &ContainerRequest, image: &Image, rootfs: &Rootfs) -> Result<ResolvedUser> {
-        let rootfs = rootfs.clone();
-        let (passwd, group) = cgroups::blocking(move || {
-            let read = |path| coracle_image::read_file(&rootfs, Path::new(path), coracle_spec::LARGEST_DATABASE as u64);
-            Ok((read("/etc/passwd")?.unwrap_or_default(), read("/etc/group")?.unwrap_or_default()))
-        })
-        .await?;
-        UserDatabase::new(&passwd, &group)?.resolve(&request.security, image.user().unwrap_or_default(), &request.image.asked)
-    }
-
-    /// Decides how the container is run, and makes the cgroup it is run in.
-    async fn plan_container(
-        &self,
-        id: &ContainerId,
-        request: &ContainerRequest,
-        image: &ImageDefaults,
-        user: &ResolvedUser,
-        rootfs: Rootfs,
-        image_volumes: &[Vec<PathBuf>],
-    ) -> Result<(Cgroup, coracle_plan::Process)> {
-        let hierarchy = Arc::clone(&self.shared.hierarchy);
-        let location = Subject::of(&self.record).location(&hierarchy, id)?;
-        let node = self.node_for(request);
-        let devices = devices(request)?;
-        let profile = seccomp_profile(request).await?;
-        apparmor::check(&request.security, node.apparmor.as_ref())?;
-        let cgroups_path = location.absolute();
-        let rules = coracle_spec::device_rules(request.security.privileged, &devices);
-        let resources = request.resources.clone();
-        let cgroup = cgroups::blocking(move || Cgroup::create(&hierarchy, location, &resources, &rules)).await?;
-        let spec = ContainerSpec {
-            id,
-            request,
-            pod_id: &self.record.id,
-            pod: &self.record.request,
-            image,
-            user,
-            node: &node,
-            image_volumes,
-            devices: &devices,
-            files: &self.files(),
-            namespaces: &self.namespaces(request),
-            cgroup: &cgroup_view(&cgroup),
-            cgroups_path: &cgroups_path,
-            seccomp_profile: profile.as_deref(),
-        };
-        let handler = self.shared.handlers.resolve(self.record.request.handler.as_ref())?;
-        if let Some(labels) = spec.selinux_labels() {
-            give_labels(request, labels).await?;
-        }
-        let description = coracle_spec::oci_spec_for(&spec)?;
-        let placement = Placement {
-            root: self.directory.container(id).rootfs(),
-            layers: Layers { lower: rootfs.lower, upper: rootfs.upper, work: rootfs.work },
-            cgroups: Cgroups { unified: cgroup.unified_dir(), join: cgroup.join_paths() },
-        };
-        let plan: Plan = handler.plan(&description, placement)?;
-        let directory = self.directory.container(id);
-        record::replace(&directory.plan(), &plan).during("writing the container's plan", directory.plan().display())?;
-        record::replace(&directory.spec(), &description.spec).during("writing the container's spec", directory.spec().display())?;
-        Ok((cgroup, plan.process))
-    }
-
-    fn node_for(&self, request: &ContainerRequest) -> Node {
-        if request.security.privileged { node::with_devices(&self.shared.node) } else { self.shared.node.clone() }
-    }
-
-    fn files(&self) -> PodFiles {
-        let shm = match self.record.request.ipc {
-            IpcMode::Pod => self.directory.shm(),
-            IpcMode::Node => PathBuf::from("/dev/shm"),
-        };
-        PodFiles {
-            resolv_conf: Some(self.directory.etc("resolv.conf")),
-            hostname: Some(self.directory.etc("hostname")),
-            hosts: Some(self.directory.etc("hosts")),
-            shm: Some(shm),
-        }
-    }
-
-    fn namespaces(&self, request: &ContainerRequest) -> NamespacePaths {
-        let pod = &self.record.request;
-        let own_network = pod.network == NetworkMode::Pod;
-        NamespacePaths {
-            network: own_network.then(|| self.directory.pin("net")),
-            ipc: (pod.ipc == IpcMode::Pod).then(|| self.directory.pin("ipc")),
-            uts: own_network.then(|| self.directory.pin("uts")),
-            pid: (request.pid == PidMode::Pod).then(|| self.directory.pin("pid")),
-            user: pod.user_namespace.map(|_| self.directory.pin("user")),
-            time: (!pod.time_offsets.is_empty()).then(|| self.directory.pin("time")),
-        }
     }
 
     pub(super) async fn start_container(&mut self, id: &ContainerId) -> Result<()> {
@@ -281,20 +176,6 @@ fn log_path(directory: Option<&Path>, request: &ContainerRequest) -> Option<Path
     request.log_path.as_ref().and_then(|path| Some(directory?.join(path)))
 }
 
-fn image_defaults(image: &Image) -> ImageDefaults {
-    let Some(config) = image.config.config() else { return ImageDefaults::default() };
-    ImageDefaults {
-        user: config.user().clone().unwrap_or_default(),
-        environment: config.env().clone().unwrap_or_default(),
-        entrypoint: config.entrypoint().clone().unwrap_or_default(),
-        command: config.cmd().clone().unwrap_or_default(),
-        working_directory: config.working_dir().clone().unwrap_or_default(),
-        stop_signal: config.stop_signal().clone().unwrap_or_default(),
-        volumes: config.volumes().clone().unwrap_or_default(),
-        labels: config.labels().clone().unwrap_or_default().into_iter().collect(),
-    }
-}
-
 fn stop_signal(request: &ContainerRequest, image: &ImageDefaults) -> Result<i32> {
     match request.stop_signal {
         Some(signal) => signal.number().ok_or_else(|| Refusal::invalid("stop_signal", format!("{} is no signal", signal.0)).into()),
@@ -303,72 +184,5 @@ fn stop_signal(request: &ContainerRequest, image: &ImageDefaults) -> Result<i32>
             let problem = format!("the image's StopSignal {:?} is no signal", image.stop_signal);
             Refusal::invalid("image", problem).into()
         }),
-    }
-}
-
-/// What a container sees under /sys/fs/cgroup: on v1 the directories of its own cgroup, one per hierarchy.
-fn cgroup_view(cgroup: &Cgroup) -> CgroupView {
-    let own = cgroup.visible().into_iter();
-    let hierarchies: Vec<_> = own.map(|own| CgroupHierarchy { name: own.name, source: own.directory, aliases: Vec::new() }).collect();
-    if hierarchies.is_empty() { CgroupView::Unified } else { CgroupView::Hierarchies(hierarchies) }
-}
-
-/// Finds out whether the policy has a container's labels, and gives them to its volumes.
-async fn give_labels(request: &ContainerRequest, labels: SelinuxLabels) -> Result<()> {
-    let request = request.clone();
-    cgroups::blocking(move || {
-        selinux::check(&labels)?;
-        selinux::relabel_volumes(&request, &labels)
-    })
-    .await
-}
-
-fn devices(request: &ContainerRequest) -> Result<Vec<DeviceNode>> {
-    let mut devices = Vec::new();
-    for device in &request.devices {
-        devices.extend(node::requested(device)?);
-    }
-    Ok(devices)
-}
-
-/// The profile that a request names; a privileged container has none, whatever it names.
-async fn seccomp_profile(request: &ContainerRequest) -> Result<Option<Vec<u8>>> {
-    let security = &request.security;
-    match &security.seccomp {
-        Profile::Localhost(path) if !security.privileged => {
-            let path = PathBuf::from(path);
-            cgroups::blocking(move || read_profile(&path)).await.map(Some)
-        }
-        _ => Ok(None),
-    }
-}
-
-fn read_profile(path: &Path) -> Result<Vec<u8>> {
-    let refused = |problem: String| Refusal::invalid("linux.security_context.seccomp", format!("profile {path:?}: {problem}"));
-    let metadata = fs::metadata(path).map_err(|error| refused(error.to_string()))?;
-    // A pipe could be waited for, and a device read, for ever.
-    if !metadata.is_file() {
-        return Err(refused("it is no regular file".to_owned()).into());
-    }
-    if metadata.len() > coracle_spec::seccomp::LARGEST_PROFILE as u64 {
-        return Err(refused(format!("{} bytes are too many", metadata.len())).into());
-    }
-    fs::read(path).during("reading the seccomp profile", path.display())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_profile_is_read_from_a_regular_file_only() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("profile.json");
-        fs::write(&file, "{}").unwrap();
-        assert_eq!(read_profile(&file).unwrap(), b"{}");
-        for path in [directory.path(), Path::new("/dev/zero"), Path::new("/no/such/profile")] {
-            let error = read_profile(path).unwrap_err();
-            assert!(matches!(error, Error::Refused(_)) && error.to_string().contains(&*path.to_string_lossy()), "{error}");
-        }
     }
 }

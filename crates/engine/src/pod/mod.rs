@@ -14,6 +14,7 @@ mod container;
 mod create;
 mod end;
 mod events;
+mod plan;
 mod recover;
 mod teardown;
 
