@@ -22,6 +22,7 @@ mod node;
 mod pod;
 pub mod program;
 pub mod registry;
+pub mod session;
 mod spec;
 mod subnet;
 pub mod suite;

@@ -3,11 +3,13 @@
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use coracle_domain::{During, Refusal, Result};
 use coracle_image::Registries;
 use coracle_network::BridgeConfig;
+use coracle_streaming::{Settings, Tls};
 use serde::Deserialize;
 
 /// Read when no other file is named.
@@ -21,6 +23,8 @@ pub(crate) struct Config {
     pub(crate) daemon: Daemon,
     /// The pods' network.
     pub(crate) network: Network,
+    /// The server of exec, attach and port-forward sessions.
+    pub(crate) streaming: Streaming,
     /// Where images come from.
     pub(crate) registries: Registries,
 }
@@ -47,6 +51,39 @@ pub(crate) struct Daemon {
 pub(crate) struct Network {
     /// The native bridge.
     pub(crate) bridge: BridgeConfig,
+}
+
+/// The server of exec, attach and port-forward sessions.
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Streaming {
+    /// Where it listens; port 0: any that is free.
+    pub(crate) address: SocketAddr,
+    /// Its certificate and those above it, in PEM; absent, with `key`: plain HTTP.
+    pub(crate) certificate: Option<PathBuf>,
+    /// The certificate's key, in PEM.
+    pub(crate) key: Option<PathBuf>,
+}
+
+impl Default for Streaming {
+    fn default() -> Self {
+        Self { address: Settings::default().address, certificate: None, key: None }
+    }
+}
+
+impl Streaming {
+    /// What the server is told.
+    ///
+    /// # Errors
+    /// One of certificate and key is missing, or they cannot be used.
+    pub(crate) fn settings(&self) -> Result<Settings> {
+        let tls = match (&self.certificate, &self.key) {
+            (Some(certificate), Some(key)) => Some(Tls::read(certificate, key)?),
+            (None, None) => None,
+            _ => return Err(Refusal::invalid("streaming", "certificate and key go together").into()),
+        };
+        Ok(Settings { address: self.address, tls, ..Settings::default() })
+    }
 }
 
 impl Default for Daemon {
@@ -108,7 +145,15 @@ mod tests {
         assert_eq!(config.socket(), Path::new("/tmp/x/coracle.sock"));
         assert_eq!(config.network.bridge.name.as_str(), "test0");
         assert!(toml::from_str::<Config>("[daemon]\nsockets = \"/x\"").is_err());
+        assert!(config.streaming.settings().unwrap().address.ip().is_loopback());
+        assert!(toml::from_str::<Config>("[streaming]\nport = 1").is_err());
         assert!(toml::from_str::<Config>("[network.bridge]\nsubnet = \"10.0.0.0/40\"").is_err());
+    }
+
+    #[test]
+    fn a_certificate_without_its_key_is_refused() {
+        let config: Config = toml::from_str("[streaming]\ncertificate = \"/x.pem\"").unwrap();
+        assert!(config.streaming.settings().unwrap_err().to_string().contains("go together"));
     }
 
     #[test]

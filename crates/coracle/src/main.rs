@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod backend;
 mod cli;
 mod client;
 mod config;

@@ -17,6 +17,7 @@ use coracle_engine::{Engine, Layout, OpenFiles, Parts, Program};
 use coracle_handler::Handlers;
 use coracle_image::Store;
 use coracle_network::Bridge;
+use coracle_streaming::Server;
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -25,6 +26,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 use tracing::{error, info, warn};
 
+use crate::backend::Sessions;
 use crate::config::Config;
 
 /// How long calls under way may take to finish when the daemon is told to end.
@@ -52,16 +54,22 @@ async fn serve(config: Option<&Path>) -> Result<()> {
     let config = Config::load(config)?;
     let socket = config.socket();
     let _lock = lock(&config.daemon.state)?;
+    let streaming = config.streaming.settings()?;
     let engine = Arc::new(Engine::start(parts(config).await?).await?);
+    let streaming = Server::bind(streaming, Sessions(Arc::clone(&engine))).await?;
+    let urls = streaming.urls();
     let listener = listen(&socket)?;
     info!(socket = %socket.display(), pods = engine.pods().len(), "serving");
-    let server = tonic::transport::Server::builder().layer(tower::layer::layer_fn(Deadlines::of)).add_routes(coracle_cri::routes(engine));
+    let server =
+        tonic::transport::Server::builder().layer(tower::layer::layer_fn(Deadlines::of)).add_routes(coracle_cri::routes(engine, urls));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
         let _ = stopped.await;
     });
-    tokio::pin!(serving);
+    let streaming = streaming.serve();
+    tokio::pin!(serving, streaming);
     tokio::select! {
+        never = &mut streaming => match never {},
         ended = &mut serving => return ended.during("serving", socket.display()),
         told = told_to_end() => told?,
     }

@@ -40,6 +40,7 @@ mod user_namespace;
 use std::sync::Arc;
 
 use coracle_engine::Engine;
+use coracle_streaming::Urls;
 use tonic::service::Routes;
 
 use v1::image_service_server::ImageServiceServer;
@@ -59,9 +60,9 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cri.bin
 /// The largest message, in bytes, that is taken or sent: what a kubelet's client takes.
 pub const MESSAGE_LIMIT: usize = 16 << 20;
 
-/// Both services over `engine`, to be bound to a socket.
-pub fn routes(engine: Arc<Engine>) -> Routes {
-    let runtime = RuntimeServiceServer::new(service::Runtime::new(Arc::clone(&engine)));
+/// Both services over `engine`, to be bound to a socket. Streaming sessions wait for their clients at `urls`.
+pub fn routes(engine: Arc<Engine>, urls: Urls) -> Routes {
+    let runtime = RuntimeServiceServer::new(service::Runtime::new(Arc::clone(&engine), urls));
     let images = ImageServiceServer::new(service::Images::new(engine));
     Routes::new(runtime.max_decoding_message_size(MESSAGE_LIMIT).max_encoding_message_size(MESSAGE_LIMIT))
         .add_service(images.max_decoding_message_size(MESSAGE_LIMIT).max_encoding_message_size(MESSAGE_LIMIT))

@@ -1,25 +1,32 @@
-//! ExecSync: a program run in a container, and all it said.
+//! Execs: a program run in a container; and ExecSync, which waits for it and takes all it says. What a client talks to
+//! is in `session`.
 //!
-//! It changes no pod, so it goes straight to the monitor. The daemon reads the pipes itself; the monitor only
+//! An exec changes no pod, so it goes straight to the monitor. The daemon reads the pipes itself; the monitor only
 //! forks. The call returns when the program itself ends: what its descendants still hold open is not waited for.
 //! They live in a leaf cgroup of the exec's own, which is killed and removed when the call ends, however it ends.
 
 use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use coracle_cgroup::ExecLeaf;
-use coracle_domain::{ContainerView, During, Failure, FailureKind, Refusal, Result};
+use coracle_domain::{ContainerId, ContainerView, During, Failure, FailureKind, Refusal, Result};
 use coracle_monitor::protocol::Exec;
 use coracle_plan::Cgroups;
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::PipeFlags;
 use tokio::net::unix::pipe;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::Engine;
 use crate::deadline::{SET_UP, within};
 use crate::live::Live;
+
+/// The stage of making an exec's pipes.
+pub(crate) const PIPES: &str = "making pipes for an exec in container";
 
 /// What is kept of each stream; the rest is dropped, as kubelet expects.
 const OUTPUT_LIMIT: usize = 16 << 20;
@@ -40,39 +47,74 @@ pub struct ExecOutput {
 pub(crate) struct Request {
     pub(crate) name: String,
     pub(crate) command: Vec<String>,
-    /// After it, the program and all its descendants are killed.
-    pub(crate) limit: Option<Duration>,
 }
 
-/// Runs a program in a running container.
-pub(crate) async fn run(container: &ContainerView, live: &Live, request: Request) -> Result<ExecOutput> {
+/// A program that was started. It is killed with all its descendants when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Started {
+    exited: oneshot::Receiver<i32>,
+    leaf: Leaf,
+}
+
+impl Engine {
+    /// Runs a command in a running container until it ends, or until `limit` has passed.
+    ///
+    /// # Errors
+    /// Refused if the container is absent or does not run; times out after `limit`. A command that ends with a
+    /// status other than 0 is no error.
+    pub async fn exec_sync(&self, id: &str, command: Vec<String>, limit: Option<Duration>) -> Result<ExecOutput> {
+        let (container, entry) = self.shared.index.container(id)?;
+        run(&container, &entry.live, self.new_exec(command), limit).await
+    }
+
+    /// A command under a name of its own.
+    pub(crate) fn new_exec(&self, command: Vec<String>) -> Request {
+        Request { name: format!("{}-{}", self.mark, self.execs.fetch_add(1, Ordering::Relaxed)), command }
+    }
+}
+
+/// Starts a program in a running container, with these standard streams.
+pub(crate) async fn start(container: &ContainerView, live: &Live, request: Request, streams: [OwnedFd; 3]) -> Result<Started> {
     let (Some(target), Some(monitor)) = (live.running(container), &live.monitor) else {
         return Err(Refusal::wrong_state(format!("container {} is not running", container.id)).into());
     };
     let subject = container.id.as_str();
     // One mkdir(2) in memory: shorter than handing it to another thread would take.
-    let mut leaf = Leaf(Some(target.cgroup.exec_leaf(&request.name)?));
-    let (mut stdout, stdout_end) = Capture::new().during("making pipes for an exec in container", subject)?;
-    let (mut stderr, stderr_end) = Capture::new().during("making pipes for an exec in container", subject)?;
+    let leaf = Leaf(Some(target.cgroup.exec_leaf(&request.name)?));
     let exec = Exec {
         exec: request.name,
         container: subject.to_owned(),
         process: coracle_spec::exec_process(&target.process, &request.command, false)?,
         cgroups: leaf.cgroups(),
     };
-    let streams = [null().during("opening", "/dev/null")?, stdout_end, stderr_end];
     let running = within(SET_UP, "starting an exec in container", subject, monitor.exec(exec, streams)).await?;
+    Ok(Started { exited: running.exited, leaf })
+}
+
+impl Started {
+    /// Waits for the end of the program itself; its exit status, or 128 and the number of the signal that killed it.
+    pub(crate) async fn exited(&mut self, container: &ContainerId) -> Result<i32> {
+        (&mut self.exited).await.during("waiting for an exec in container", container)
+    }
+}
+
+/// Runs a program in a running container until it ends, or is killed after `limit`.
+pub(crate) async fn run(container: &ContainerView, live: &Live, request: Request, limit: Option<Duration>) -> Result<ExecOutput> {
+    let subject = container.id.as_str();
+    let (mut stdout, stdout_end) = Capture::new().during(PIPES, subject)?;
+    let (mut stderr, stderr_end) = Capture::new().during(PIPES, subject)?;
+    let mut started = start(container, live, request, [null()?, stdout_end, stderr_end]).await?;
     let reading = async {
         tokio::join!(stdout.read_to_end(), stderr.read_to_end());
         pending::<()>().await
     };
     let exit_code = tokio::select! {
-        code = running.exited => code.during("waiting for an exec in container", subject)?,
+        code = started.exited(&container.id) => code?,
         () = reading => return Err(lost(subject)),
-        () = passed(request.limit) => {
+        () = passed(limit) => {
             // The caller may look at once whether anything is left.
-            leaf.end().await;
-            let problem = format!("no end after {} s", request.limit.unwrap_or_default().as_secs_f32());
+            started.leaf.end().await;
+            let problem = format!("no end after {} s", limit.unwrap_or_default().as_secs_f32());
             return Err(Failure::new("running a command in container", subject, problem).kind(FailureKind::TimedOut).into());
         }
     };
@@ -92,11 +134,14 @@ fn lost(subject: &str) -> coracle_domain::Error {
     Failure::new("waiting for an exec in container", subject, "its output is lost").into()
 }
 
-fn null() -> io::Result<OwnedFd> {
-    Ok(rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
+/// Where nothing comes from and all goes that nobody wants.
+pub(crate) fn null() -> Result<OwnedFd> {
+    const NULL: &str = "/dev/null";
+    rustix::fs::open(NULL, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).during("opening", NULL)
 }
 
 /// The cgroup of one exec; its processes are killed and it is removed when dropped, off the caller's path.
+#[derive(Debug)]
 struct Leaf(Option<ExecLeaf>);
 
 impl Leaf {

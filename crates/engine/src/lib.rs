@@ -28,6 +28,7 @@ mod process;
 mod record;
 mod retry;
 mod selinux;
+mod session;
 mod stats;
 #[cfg(test)]
 mod testing;
@@ -37,7 +38,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use coracle_cgroup::Hierarchy;
@@ -53,6 +54,7 @@ pub use coracle_monitor::client::Program;
 pub use coracle_spec::OpenFiles;
 pub use exec::ExecOutput;
 pub use layout::Layout;
+pub use session::{Session, WantedStreams};
 
 use claims::Claims;
 use coracle_spec::Node;
@@ -269,17 +271,6 @@ impl Engine {
     /// All containers, pod by pod.
     pub fn containers(&self) -> Vec<Arc<ContainerView>> {
         self.pods().iter().flat_map(|pod| pod.containers.iter().cloned()).collect()
-    }
-
-    /// Runs a command in a running container until it ends, or until `limit` has passed.
-    ///
-    /// # Errors
-    /// Refused if the container is absent or does not run; times out after `limit`. A command that ends with a
-    /// status other than 0 is no error.
-    pub async fn exec_sync(&self, id: &str, command: Vec<String>, limit: Option<Duration>) -> Result<ExecOutput> {
-        let (container, entry) = self.shared.index.container(id)?;
-        let name = format!("{}-{}", self.mark, self.execs.fetch_add(1, Ordering::Relaxed));
-        exec::run(&container, &entry.live, exec::Request { name, command, limit }).await
     }
 
     /// Changes a container's limits; what `change` does not set stays.

@@ -1,6 +1,6 @@
 //! The pod network: native bridge, address leases, masquerading, host ports.
 //!
-//! It attaches network namespaces that others made to a bridge, and says what it counts on them. It keeps no
+//! It attaches network namespaces that others made to a bridge, says what it counts on them, and dials into them. It keeps no
 //! state on disk: leases and host ports live in the pods' records, all else in the kernel. It speaks netlink itself; no
 //! helper program runs.
 
@@ -10,6 +10,7 @@ mod attach;
 mod bridge;
 mod config;
 mod conntrack;
+mod dial;
 mod host;
 mod interfaces;
 mod lease;
@@ -24,6 +25,7 @@ mod worker;
 
 pub use bridge::{Bridge, host_link_name};
 pub use config::{BridgeConfig, BridgeName, InvalidBridgeName};
+pub use dial::dial;
 pub use interfaces::interfaces_of;
 pub use lease::Lease;
 pub use ports::PortRequest;

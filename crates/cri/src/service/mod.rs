@@ -6,6 +6,7 @@ mod images;
 mod node;
 mod pods;
 mod runtime;
+mod sessions;
 mod stream;
 
 pub(crate) use images::Images;

@@ -3,23 +3,25 @@
 use std::sync::Arc;
 
 use coracle_engine::Engine;
+use coracle_streaming::Urls;
 use tonic::Request;
 
 use super::call::{Answer, Call, unbuilt};
 use super::stream::{Batches, batches};
-use super::{containers, node, pods};
+use super::{containers, node, pods, sessions};
 use crate::v1::runtime_service_server::RuntimeService;
 use crate::{metrics, v1};
 
-/// The service over an engine.
+/// The service over an engine, with a server of streaming sessions beside it.
 #[derive(Debug)]
 pub(crate) struct Runtime {
     engine: Arc<Engine>,
+    urls: Urls,
 }
 
 impl Runtime {
-    pub(crate) fn new(engine: Arc<Engine>) -> Self {
-        Self { engine }
+    pub(crate) fn new(engine: Arc<Engine>, urls: Urls) -> Self {
+        Self { engine, urls }
     }
 }
 
@@ -120,16 +122,18 @@ impl RuntimeService for Runtime {
         Call::of("ExecSync", &request.container_id).read(containers::exec_sync(&self.engine, &request).await)
     }
 
-    async fn exec(&self, _: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {
-        unbuilt("Exec")
+    async fn exec(&self, request: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {
+        let request = request.into_inner();
+        Call::of("Exec", &request.container_id).read(sessions::exec(&self.engine, &self.urls, &request))
     }
 
     async fn attach(&self, _: Request<v1::AttachRequest>) -> Answer<v1::AttachResponse> {
         unbuilt("Attach")
     }
 
-    async fn port_forward(&self, _: Request<v1::PortForwardRequest>) -> Answer<v1::PortForwardResponse> {
-        unbuilt("PortForward")
+    async fn port_forward(&self, request: Request<v1::PortForwardRequest>) -> Answer<v1::PortForwardResponse> {
+        let request = request.into_inner();
+        Call::of("PortForward", &request.pod_sandbox_id).read(sessions::port_forward(&self.engine, &self.urls, &request))
     }
 
     async fn container_stats(&self, request: Request<v1::ContainerStatsRequest>) -> Answer<v1::ContainerStatsResponse> {

@@ -1,0 +1,37 @@
+//! What the streaming server wants, out of the engine: neither crate knows the other.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use coracle_domain::{PodId, Refusal, Result};
+use coracle_engine::{Engine, Session, WantedStreams};
+use coracle_streaming::{AttachRequest, Backend, Ending, ExecRequest, Process, Streams};
+
+/// The engine, as the streaming server sees it.
+#[derive(Debug)]
+pub(crate) struct Sessions(pub(crate) Arc<Engine>);
+
+impl Backend for Sessions {
+    async fn exec(&self, request: ExecRequest) -> Result<Process> {
+        let ExecRequest { container, command, streams } = request;
+        let session = self.0.exec(container.as_str(), command, wanted(streams)).await?;
+        Ok(process(session, |code| Ending::Exited(u8::try_from(code).unwrap_or(u8::MAX))))
+    }
+
+    async fn attach(&self, _: AttachRequest) -> Result<Process> {
+        Err(Refusal::unsupported("attaching").into())
+    }
+
+    async fn dial(&self, pod: &PodId, port: u16) -> Result<OwnedFd> {
+        self.0.dial(pod.as_str(), port).await
+    }
+}
+
+fn wanted(streams: Streams) -> WantedStreams {
+    WantedStreams { stdin: streams.stdin(), stdout: streams.stdout(), stderr: streams.stderr() }
+}
+
+fn process<E: 'static>(session: Session<E>, ending: fn(E) -> Ending) -> Process {
+    let Session { stdin, stdout, stderr, exit } = session;
+    Process { stdin, stdout, stderr, resize: None, exit: Box::pin(async move { exit.await.map(ending) }) }
+}

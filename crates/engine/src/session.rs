@@ -1,0 +1,97 @@
+//! What a client talks to: the daemon's ends of a program's streams, connections to a pod's ports.
+//!
+//! Nothing is copied here. Whoever holds a [`Session`] reads and writes its descriptors; when it is dropped, an exec is
+//! killed with its descendants.
+
+use std::fmt;
+use std::future::Future;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+
+use coracle_domain::{ContainerView, During, PodPhase, Refusal, Result};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use crate::Engine;
+use crate::exec::{self, PIPES, null};
+use crate::live::Live;
+
+/// Which streams a client wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WantedStreams {
+    /// It sends standard input.
+    pub stdin: bool,
+    /// It takes standard output.
+    pub stdout: bool,
+    /// It takes standard error.
+    pub stderr: bool,
+}
+
+/// The daemon's ends of a program's streams, and its end, which is told as an `E`. All are closed in children.
+pub struct Session<E> {
+    /// Where its input is written to; closing it is the end of the input.
+    pub stdin: Option<OwnedFd>,
+    /// Where its output is read from.
+    pub stdout: Option<OwnedFd>,
+    /// Where its error output is read from.
+    pub stderr: Option<OwnedFd>,
+    /// Resolves at its end, when all that it wrote itself can be read.
+    pub exit: Pin<Box<dyn Future<Output = Result<E>> + Send>>,
+}
+
+impl<E> fmt::Debug for Session<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { stdin, stdout, stderr, exit: _ } = self;
+        f.debug_struct("Session").field("stdin", stdin).field("stdout", stdout).field("stderr", stderr).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Starts a command in a running container, to be talked to. It ends with its exit status, or 128 and the number of
+    /// the signal that killed it.
+    ///
+    /// # Errors
+    /// Refused if the container is absent or does not run.
+    pub async fn exec(&self, id: &str, command: Vec<String>, wanted: WantedStreams) -> Result<Session<i32>> {
+        let (container, entry) = self.shared.index.container(id)?;
+        exec(&container, &entry.live, self.new_exec(command), wanted).await
+    }
+
+    /// A connection to a port of localhost as a pod has it: IPv4, then IPv6.
+    ///
+    /// # Errors
+    /// Refused if the pod is absent or not ready; fails if nobody listens there.
+    pub async fn dial(&self, id: &str, port: u16) -> Result<OwnedFd> {
+        let pod = self.shared.index.pod(id)?.view;
+        if pod.phase != PodPhase::Ready {
+            return Err(Refusal::wrong_state(format!("pod sandbox {} is not ready", pod.id)).into());
+        }
+        let namespace = match &pod.network_namespace {
+            Some(pin) => Some(open(pin, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).during("opening", pin.display())?),
+            None => None,
+        };
+        coracle_network::dial(&pod.id, namespace, port).await
+    }
+}
+
+/// Starts a program in a running container. Its end is its exit status, or 128 and the number of the signal.
+async fn exec(container: &ContainerView, live: &Live, request: exec::Request, wanted: WantedStreams) -> Result<Session<i32>> {
+    let id = container.id.clone();
+    let (input, stdin) = ends(wanted.stdin, |(read, write)| (read, write)).during(PIPES, &id)?;
+    let (output, stdout) = ends(wanted.stdout, |(read, write)| (write, read)).during(PIPES, &id)?;
+    let (error, stderr) = ends(wanted.stderr, |(read, write)| (write, read)).during(PIPES, &id)?;
+    let theirs = [input, output, error].map(|end| end.map_or_else(null, Ok));
+    let [input, output, error] = theirs;
+    let mut started = exec::start(container, live, request, [input?, output?, error?]).await?;
+    let exit = Box::pin(async move { started.exited(&id).await });
+    Ok(Session { stdin, stdout, stderr, exit })
+}
+
+/// A pipe if it is wanted: the program's end and ours, of a reading and a writing one.
+fn ends(wanted: bool, split: impl FnOnce((OwnedFd, OwnedFd)) -> (OwnedFd, OwnedFd)) -> std::io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
+    if !wanted {
+        return Ok((None, None));
+    }
+    let (theirs, ours) = split(pipe_with(PipeFlags::CLOEXEC)?);
+    Ok((Some(theirs), Some(ours)))
+}

@@ -1,0 +1,146 @@
+//! A client of streaming sessions: WebSocket by tokio-tungstenite, with the channels of Kubernetes' `v5.channel.k8s.io`
+//! (one byte of channel before each message; channel 255 closes the one that it names).
+
+use futures_util::{SinkExt, StreamExt};
+use k8s_cri::v1 as api;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{self, Message};
+use tokio_tungstenite::{WebSocketStream, client_async};
+use tonic::Status;
+
+use crate::{Cri, DEADLINE};
+
+/// The program's input.
+pub const STDIN: u8 = 0;
+/// The program's output, or its terminal's.
+pub const STDOUT: u8 = 1;
+/// The program's error output.
+pub const STDERR: u8 = 2;
+/// How it ended.
+const ERROR: u8 = 3;
+/// The terminal's size.
+const RESIZE: u8 = 4;
+const CLOSE: u8 = 255;
+
+/// The protocol of exec and attach that knows the end of the input.
+pub const REMOTE: &str = "v5.channel.k8s.io";
+/// The protocol of port-forward over plain channels.
+pub const FORWARD: &str = "v4.channel.k8s.io";
+
+/// A client at one end of a session.
+#[derive(Debug)]
+pub struct Session {
+    socket: WebSocketStream<TcpStream>,
+    received: [Vec<u8>; 4],
+}
+
+impl Session {
+    /// Takes up the session that waits at `url`.
+    pub async fn begin(url: &str, protocol: &'static str) -> Self {
+        Self::try_begin(url, protocol).await.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The same where it may be refused.
+    pub async fn try_begin(url: &str, protocol: &'static str) -> Result<Self, tungstenite::Error> {
+        let rest = url.strip_prefix("http://").unwrap_or_else(|| panic!("{url} is not plain HTTP"));
+        let (address, _) = rest.split_once('/').unwrap_or_else(|| panic!("{url} has no path"));
+        let mut request = format!("ws://{rest}").into_client_request()?;
+        request.headers_mut().insert("sec-websocket-protocol", protocol.parse().expect("a header's value"));
+        let (socket, _) = client_async(request, TcpStream::connect(address).await?).await?;
+        Ok(Self { socket, received: Default::default() })
+    }
+
+    /// Sends bytes on a channel.
+    pub async fn send(&mut self, channel: u8, bytes: &[u8]) {
+        let message = [&[channel], bytes].concat();
+        self.socket.send(Message::binary(message)).await.unwrap_or_else(|error| panic!("sending on channel {channel}: {error}"));
+    }
+
+    /// Ends a channel.
+    pub async fn close(&mut self, channel: u8) {
+        self.send(CLOSE, &[channel]).await;
+    }
+
+    /// Makes the terminal this large.
+    pub async fn resize(&mut self, width: u16, height: u16) {
+        self.send(RESIZE, format!("{{\"Width\":{width},\"Height\":{height}}}").as_bytes()).await;
+    }
+
+    /// Waits until a channel has brought `text`; all it has brought so far.
+    pub async fn until(&mut self, channel: u8, text: &str) -> String {
+        loop {
+            let so_far = self.text(channel);
+            if so_far.contains(text) {
+                return so_far;
+            }
+            assert!(self.receive().await, "the session ended without {text:?} on channel {channel}: {so_far:?}");
+        }
+    }
+
+    /// Waits for the session's end; the status it ended with.
+    pub async fn end(&mut self) -> Value {
+        while self.receive().await {}
+        let status = self.text(ERROR);
+        serde_json::from_str(&status).unwrap_or_else(|error| panic!("{error}: {status:?}"))
+    }
+
+    /// What a channel has brought so far.
+    pub fn bytes(&self, channel: u8) -> &[u8] {
+        &self.received[usize::from(channel)]
+    }
+
+    /// What a channel has brought so far, as text.
+    pub fn text(&self, channel: u8) -> String {
+        String::from_utf8_lossy(self.bytes(channel)).into_owned()
+    }
+
+    /// Takes the next message; whether there was one.
+    pub async fn receive(&mut self) -> bool {
+        let next = timeout(DEADLINE, self.socket.next()).await;
+        match next.unwrap_or_else(|_| panic!("nothing comes any more; so far: {:?}", [0, 1, 2, 3].map(|channel| self.text(channel)))) {
+            Some(Ok(Message::Binary(message))) => {
+                if let Some((&channel, bytes)) = message.split_first()
+                    && let Some(received) = self.received.get_mut(usize::from(channel))
+                {
+                    received.extend_from_slice(bytes);
+                }
+                true
+            }
+            Some(Ok(Message::Close(_))) | None => false,
+            Some(Ok(_)) => true,
+            Some(Err(error)) => panic!("the session broke off: {error}"),
+        }
+    }
+}
+
+/// The exit status in how a session ended, as clients look for it.
+pub fn exit_code(status: &Value) -> i32 {
+    match status["status"].as_str() {
+        Some("Success") => 0,
+        _ => status["details"]["causes"][0]["message"]
+            .as_str()
+            .and_then(|code| code.parse().ok())
+            .unwrap_or_else(|| panic!("no exit status in {status}")),
+    }
+}
+
+impl Cri {
+    /// Exec; the session's URL.
+    pub async fn exec_url(&self, request: api::ExecRequest) -> Result<String, Status> {
+        Ok(self.runtime().exec(request).await?.into_inner().url)
+    }
+
+    /// Attach; the session's URL.
+    pub async fn attach_url(&self, request: api::AttachRequest) -> Result<String, Status> {
+        Ok(self.runtime().attach(request).await?.into_inner().url)
+    }
+
+    /// PortForward; the session's URL.
+    pub async fn forward_url(&self, pod: &str, port: &[i32]) -> Result<String, Status> {
+        let request = api::PortForwardRequest { pod_sandbox_id: pod.to_owned(), port: port.to_vec() };
+        Ok(self.runtime().port_forward(request).await?.into_inner().url)
+    }
+}

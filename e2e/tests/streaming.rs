@@ -1,0 +1,236 @@
+//! Sessions: exec, attach and port-forward at the URLs that CRI answers with. The clients are tokio-tungstenite and, where
+//! there is one on PATH, crictl, which speaks SPDY as kubectl does.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+
+use coracle_e2e::api::ExecRequest;
+use coracle_e2e::session::{FORWARD, REMOTE, STDERR, STDIN, STDOUT, Session, exit_code};
+use coracle_e2e::{Code, Container, ContainerSpec, Node, PodSpec, eventually};
+
+fn script(container: &Container, script: &str) -> ExecRequest {
+    let cmd = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+    ExecRequest { container_id: container.id.clone(), cmd, stdout: true, stderr: true, ..Default::default() }
+}
+
+async fn exec(node: &Node, request: ExecRequest) -> Session {
+    let url = node.cri.exec_url(request).await.expect("Exec");
+    Session::begin(&url, REMOTE).await
+}
+
+/// crictl with the node's endpoint, or `None` and a word of it where there is none.
+fn crictl(node: &Node, arguments: &[&str]) -> Option<Command> {
+    if Command::new("crictl").arg("--version").output().is_err() {
+        eprintln!("skipped: there is no crictl on PATH");
+        return None;
+    }
+    let mut command = Command::new("crictl");
+    // Without a configuration of this machine's.
+    command.args(["--config", "/dev/null", "--runtime-endpoint", &format!("unix://{}", node.cri.socket().display())]);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Some(command)
+}
+
+/// Ends with the test, whatever happens.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn an_exec_has_streams_apart_and_an_exit_status() {
+    let node = Node::start().await;
+    let image = node.busybox().await;
+    let container = node.pod("exec").await.start(&ContainerSpec::new("c", &image)).await;
+    let mut session = exec(&node, script(&container, "echo out; echo err >&2; exit 7")).await;
+    assert_eq!(exit_code(&session.end().await), 7);
+    assert_eq!((session.text(STDOUT).as_str(), session.text(STDERR).as_str()), ("out\n", "err\n"));
+
+    let mut killed = exec(&node, script(&container, "kill -9 $$")).await;
+    assert_eq!(exit_code(&killed.end().await), 137);
+
+    let mut only_errors = exec(&node, ExecRequest { stdout: false, ..script(&container, "echo out; echo err >&2") }).await;
+    assert_eq!(exit_code(&only_errors.end().await), 0);
+    assert_eq!((only_errors.text(STDOUT).as_str(), only_errors.text(STDERR).as_str()), ("", "err\n"));
+
+    let mut absent = exec(&node, ExecRequest { cmd: vec!["/no/such/program".to_owned()], ..script(&container, "") }).await;
+    let status = absent.end().await;
+    assert_eq!(status["status"], "Failure");
+    assert!(node.target.is_foreign() || status["message"].as_str().is_some_and(|message| message.contains("/no/such/program")), "{status}");
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn input_reaches_an_exec_and_so_does_its_end() {
+    let node = Node::start().await;
+    let image = node.busybox().await;
+    let container = node.pod("input").await.start(&ContainerSpec::new("c", &image)).await;
+    let mut session = exec(&node, ExecRequest { stdin: true, ..script(&container, "cat; echo end") }).await;
+    session.send(STDIN, b"first\n").await;
+    assert_eq!(session.until(STDOUT, "first\n").await, "first\n");
+    session.send(STDIN, b"second\n").await;
+    session.close(STDIN).await;
+    assert_eq!(exit_code(&session.end().await), 0);
+    assert_eq!(session.text(STDOUT), "first\nsecond\nend\n");
+
+    let mut without = exec(&node, script(&container, "cat; echo end")).await;
+    assert_eq!(exit_code(&without.end().await), 0);
+    assert_eq!(without.text(STDOUT), "end\n", "without standard input there is nothing to read");
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn output_of_any_size_arrives_whole() {
+    let node = Node::start().await;
+    let image = node.busybox().await;
+    let container = node.pod("output").await.start(&ContainerSpec::new("c", &image)).await;
+    let mut session = exec(&node, script(&container, "seq 1 1000000; seq 5 >&2")).await;
+    assert_eq!(exit_code(&session.end().await), 0);
+    let expected: String = (1..=1_000_000).map(|number| format!("{number}\n")).collect();
+    assert!(session.bytes(STDOUT) == expected.as_bytes(), "{} bytes came of {}", session.bytes(STDOUT).len(), expected.len());
+    assert_eq!(session.text(STDERR), "1\n2\n3\n4\n5\n");
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_ends_its_exec_with_all_descendants() {
+    let node = Node::start().await;
+    let image = node.busybox().await;
+    let container = node.pod("gone").await.start(&ContainerSpec::new("c", &image)).await;
+    let alone = container.host_pids();
+    let mut session = exec(&node, script(&container, "setsid sleep 100000 & echo ready; sleep 100000")).await;
+    session.until(STDOUT, "ready").await;
+    assert!(container.host_pids().len() > alone.len());
+    drop(session);
+    eventually("the end of the exec", || async { (container.host_pids() == alone).then_some(()) }).await;
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn sessions_are_refused_where_there_is_nobody_to_talk_to() {
+    let node = Node::start().await;
+    let image = node.busybox().await;
+    let pod = node.pod("refused").await;
+    let container = pod.start(&ContainerSpec::new("c", &image)).await;
+    let good = script(&container, "true");
+    node.refused(
+        node.cri.exec_url(ExecRequest { stdout: false, stderr: false, ..good.clone() }).await,
+        Code::InvalidArgument,
+        "stdin, stdout, stderr",
+    );
+    node.refused(node.cri.exec_url(ExecRequest { tty: true, ..good.clone() }).await, Code::InvalidArgument, "stderr");
+    node.refused(node.cri.exec_url(ExecRequest { cmd: Vec::new(), ..good.clone() }).await, Code::InvalidArgument, "cmd");
+    node.refused(node.cri.exec_url(ExecRequest { container_id: "ab".repeat(32), ..good.clone() }).await, Code::NotFound, "container");
+    node.refused(node.cri.forward_url(&"ab".repeat(32), &[]).await, Code::NotFound, "pod sandbox");
+    node.refused(node.cri.forward_url(&pod.id, &[65_536]).await, Code::InvalidArgument, "65536");
+
+    let url = node.cri.exec_url(good.clone()).await.expect("Exec");
+    assert_eq!(exit_code(&Session::begin(&url, REMOTE).await.end().await), 0);
+    assert!(Session::try_begin(&url, REMOTE).await.is_err(), "a URL works once");
+
+    container.stop(0).await;
+    node.refused(node.cri.exec_url(good).await, Code::FailedPrecondition, &container.id);
+    let forward = node.cri.forward_url(&pod.id, &[]).await;
+    assert!(forward.is_ok(), "a pod without a container has a network: {forward:?}");
+    pod.stop().await;
+    node.refused(node.cri.forward_url(&pod.id, &[]).await, Code::FailedPrecondition, &pod.id);
+    node.finish().await;
+}
+
+/// A web server on port 8080 of localhost.
+fn server(image: &str) -> ContainerSpec {
+    ContainerSpec::new("server", image).script("echo ahoy >/var/www/index.html; exec httpd -f -p 127.0.0.1:8080 -h /var/www")
+}
+
+const GET: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
+
+/// Waits until it listens: 8080 as the kernel writes it.
+async fn listening(container: &Container) {
+    eventually("a listener", || async { container.shell("cat /proc/net/tcp").await.contains(":1F90 ").then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn ports_of_localhost_inside_a_pod_are_reached() {
+    let node = Node::start().await;
+    let image = node.busybox().await;
+    let pod = node.pod("forward").await;
+    let container = pod.start(&server(&image)).await;
+    listening(&container).await;
+
+    let url = node.cri.forward_url(&pod.id, &[8080, 8081, 8080]).await.expect("PortForward");
+    let mut session = Session::begin(&url, FORWARD).await;
+    session.send(0, GET).await;
+    session.until(0, "ahoy").await;
+    let data = session.bytes(0);
+    assert_eq!(data[..2], 8080_u16.to_le_bytes(), "each channel begins with its port");
+    let nobody = session.until(3, "refused").await;
+    assert!(node.target.is_foreign() || nobody.contains("port 8081"), "one port's error is told on its own channel: {nobody}");
+    drop(session);
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_pod_with_the_nodes_network_is_dialled_there() {
+    let node = Node::start().await;
+    let pod = node.run(&PodSpec::new("host").host_network()).await;
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("its number").port();
+    let serving = std::thread::spawn(move || {
+        let (mut peer, _) = listener.accept().expect("a connection");
+        peer.write_all(b"from the node").expect("writing");
+    });
+    let url = node.cri.forward_url(&pod.id, &[port.into()]).await.expect("PortForward");
+    let mut session = Session::begin(&url, FORWARD).await;
+    session.until(0, "from the node").await;
+    serving.join().expect("the server");
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn crictl_executes_and_forwards_over_both_transports() {
+    let node = Node::start().await;
+    if crictl(&node, &[]).is_none() {
+        return node.finish().await;
+    }
+    let image = node.busybox().await;
+    let pod = node.pod("crictl").await;
+    let container = pod.start(&server(&image)).await;
+    listening(&container).await;
+    for transport in ["spdy", "websocket"] {
+        let run = |more: &[&str], script: &str| {
+            let arguments = [&["exec", "--transport", transport], more, &[container.id.as_str(), "/bin/sh", "-c", script]].concat();
+            crictl(&node, &arguments).expect("crictl is there")
+        };
+        let output = run(&[], "echo out; echo err >&2").output().expect("crictl");
+        assert_eq!((&output.stdout[..], &output.stderr[..]), (&b"out\n"[..], &b"err\n"[..]), "{transport}");
+        let failed = run(&[], "exit 3").output().expect("crictl");
+        assert!(String::from_utf8_lossy(&failed.stderr).contains("exit code 3"), "{transport}: {failed:?}");
+
+        let mut reader = Running(run(&["-i"], "cat; echo end").stdin(Stdio::piped()).spawn().expect("crictl"));
+        reader.0.stdin.take().expect("its input").write_all(b"hello\n").expect("writing");
+        let mut said = String::new();
+        reader.0.stdout.take().expect("its output").read_to_string(&mut said).expect("reading");
+        assert_eq!(said, "hello\nend\n", "{transport}");
+
+        let mut forward = crictl(&node, &["port-forward", "--transport", transport, &pod.id, ":8080"]).expect("crictl is there");
+        let mut forward = Running(forward.spawn().expect("crictl"));
+        let mut first = String::new();
+        // It goes on to write there.
+        let mut output = BufReader::new(forward.0.stdout.take().expect("its output"));
+        output.read_line(&mut first).expect("reading");
+        let port: u16 = first.split_once("127.0.0.1:").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok()).expect(&first);
+        for _ in 0..2 {
+            let mut connection = TcpStream::connect(("127.0.0.1", port)).expect("connecting");
+            connection.write_all(GET).expect("writing");
+            let mut answer = String::new();
+            connection.read_to_string(&mut answer).expect("reading");
+            assert!(answer.ends_with("ahoy\n"), "{transport}: {answer}");
+        }
+    }
+    node.finish().await;
+}
