@@ -1,5 +1,6 @@
 //! What tests ask for: pods and containers with the settings that a kubelet would send, and changes to them.
 
+use k8s_cri::v1::security_profile::ProfileType;
 use k8s_cri::v1::{self as api, NamespaceMode};
 
 /// A pod to be.
@@ -164,6 +165,11 @@ impl ContainerSpec {
     pub fn security(mut self, change: impl FnOnce(&mut api::LinuxContainerSecurityContext)) -> Self {
         change(self.config.linux.get_or_insert_default().security_context.get_or_insert_default());
         self
+    }
+
+    /// Without an AppArmor profile: where the node has AppArmor, the runtime's own denies more than capabilities do.
+    pub fn without_apparmor(self) -> Self {
+        self.security(|s| s.apparmor.get_or_insert_default().set_profile_type(ProfileType::Unconfined))
     }
 
     /// With changed resources.

@@ -147,7 +147,7 @@ async fn mounts_of_the_node_arrive_and_none_go_back() {
             config.mounts[0].set_propagation(propagation);
         })
     };
-    let container = pod.start(&with(MountPropagation::PropagationHostToContainer).security(all_capabilities)).await;
+    let container = pod.start(&with(MountPropagation::PropagationHostToContainer).security(all_capabilities).without_apparmor()).await;
     let late = shared.join("late");
     host::run("mount", &["-t", "tmpfs", "-o", "mode=777", "late", late.to_str().expect("text")]).expect("mounting");
     fs::write(late.join("hello"), "hello").expect("writing");
@@ -176,7 +176,7 @@ async fn its_other_namespaces_are_its_to_change() {
         }
     });
     let pod = node.run(&spec).await;
-    let able = ContainerSpec::new("able", &image).security(all_capabilities).security(|s| s.readonly_paths.clear());
+    let able = ContainerSpec::new("able", &image).security(all_capabilities).security(|s| s.readonly_paths.clear()).without_apparmor();
     let container = pod.start(&able).await;
     let told = container.shell("cd /proc/sys; cat net/ipv4/ip_unprivileged_port_start kernel/shm_rmid_forced fs/mqueue/msg_max").await;
     assert_eq!(told, "80\n1\n20");
