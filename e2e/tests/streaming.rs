@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 
-use coracle_e2e::api::ExecRequest;
+use coracle_e2e::api::{ExecRequest, Int64Value, LinuxContainerSecurityContext};
 use coracle_e2e::session::{FORWARD, REMOTE, STDERR, STDIN, STDOUT, Session, exit_code};
 use coracle_e2e::{Code, Container, ContainerSpec, Node, PodSpec, eventually};
 
@@ -108,6 +108,63 @@ async fn a_client_that_goes_away_ends_its_exec_with_all_descendants() {
     assert!(container.host_pids().len() > alone.len());
     drop(session);
     eventually("the end of the exec", || async { (container.host_pids() == alone).then_some(()) }).await;
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn an_exec_has_a_terminal_of_the_clients_size() {
+    let node = Node::start().await;
+    let image = node.busybox().await;
+    let pod = node.pod("terminal").await;
+    let user = |security: &mut LinuxContainerSecurityContext| security.run_as_user = Some(Int64Value { value: 1000 });
+    let container = pod.start(&ContainerSpec::new("c", &image).security(user)).await;
+    let tell = "stat -c 'owner %u' $(tty); echo TERM=$TERM; echo err >&2; echo ready; \
+                for size in '33 101' '24 80'; do while [ \"$(stty size)\" != \"$size\" ]; do sleep 0.02; done; echo size $size; done; \
+                while read line; do echo got $line; done; exit 9";
+    let request = ExecRequest { stdin: true, tty: true, stderr: false, ..script(&container, tell) };
+    let mut session = exec(&node, request).await;
+    let said = session.until(STDOUT, "ready").await;
+    assert!(said.contains("owner 1000\r\n") && said.contains("TERM=xterm\r\n") && said.contains("err\r\n"), "{said}");
+    for (width, height) in [(101, 33), (80, 24)] {
+        session.resize(width, height).await;
+        session.until(STDOUT, &format!("size {height} {width}\r\n")).await;
+    }
+    session.send(STDIN, b"line\n").await;
+    session.until(STDOUT, "got line\r\n").await;
+    // What a terminal takes for the end of the input.
+    session.send(STDIN, b"\x04").await;
+    assert_eq!(exit_code(&session.end().await), 9, "{}", session.text(STDOUT));
+
+    let request = ExecRequest { stdin: true, tty: true, stderr: false, ..script(&container, "seq 1 20000") };
+    let mut whole = exec(&node, request).await;
+    assert_eq!(exit_code(&whole.end().await), 0);
+    let expected: String = (1..=20_000).map(|number| format!("{number}\r\n")).collect();
+    assert!(whole.text(STDOUT) == expected, "{} bytes came of {}", whole.bytes(STDOUT).len(), expected.len());
+
+    let alone = container.host_pids();
+    let request = ExecRequest { stdin: true, tty: true, stderr: false, ..script(&container, "echo ready; sleep 100000") };
+    let mut gone = exec(&node, request).await;
+    gone.until(STDOUT, "ready").await;
+    drop(gone);
+    eventually("the end of the exec", || async { (container.host_pids() == alone).then_some(()) }).await;
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_terminal_in_a_pod_with_users_of_its_own_belongs_to_them() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let Ok(pod) = node.try_run(&PodSpec::new("users").users(1_000_000, 65_536)).await else {
+        eprintln!("skipped: pods cannot have users of their own here");
+        return node.finish().await;
+    };
+    let mut spec = ContainerSpec::new("c", &image);
+    spec.namespaces().userns_options = Some(coracle_e2e::users(1_000_000, 65_536));
+    let container = pod.start(&spec).await;
+    let request = ExecRequest { stdin: true, tty: true, stderr: false, ..script(&container, "stat -c 'owner %u' $(tty)") };
+    let mut session = exec(&node, request).await;
+    assert_eq!(exit_code(&session.end().await), 0, "{}", session.text(STDOUT));
+    assert_eq!(session.text(STDOUT), "owner 0\r\n");
     node.finish().await;
 }
 

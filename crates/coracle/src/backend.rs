@@ -4,8 +4,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use coracle_domain::{PodId, Refusal, Result};
-use coracle_engine::{Engine, Session, WantedStreams};
+use coracle_engine::{Engine, Session, TerminalSize, WantedStreams};
 use coracle_streaming::{AttachRequest, Backend, Ending, ExecRequest, Process, Streams};
+
+type Resize = Box<dyn Fn(coracle_streaming::TerminalSize) + Send + Sync>;
 
 /// The engine, as the streaming server sees it.
 #[derive(Debug)]
@@ -28,10 +30,11 @@ impl Backend for Sessions {
 }
 
 fn wanted(streams: Streams) -> WantedStreams {
-    WantedStreams { stdin: streams.stdin(), stdout: streams.stdout(), stderr: streams.stderr() }
+    WantedStreams { stdin: streams.stdin(), stdout: streams.stdout(), stderr: streams.stderr(), terminal: streams.tty() }
 }
 
 fn process<E: 'static>(session: Session<E>, ending: fn(E) -> Ending) -> Process {
-    let Session { stdin, stdout, stderr, exit } = session;
-    Process { stdin, stdout, stderr, resize: None, exit: Box::pin(async move { exit.await.map(ending) }) }
+    let Session { stdin, stdout, stderr, resize, exit } = session;
+    let resize = resize.map(|resize| -> Resize { Box::new(move |size| resize(TerminalSize { columns: size.width, rows: size.height })) });
+    Process { stdin, stdout, stderr, resize, exit: Box::pin(async move { exit.await.map(ending) }) }
 }

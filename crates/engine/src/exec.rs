@@ -47,6 +47,8 @@ pub struct ExecOutput {
 pub(crate) struct Request {
     pub(crate) name: String,
     pub(crate) command: Vec<String>,
+    /// Whether it has one, in place of three streams.
+    pub(crate) terminal: bool,
 }
 
 /// A program that was started. It is killed with all its descendants when this is dropped.
@@ -64,16 +66,17 @@ impl Engine {
     /// status other than 0 is no error.
     pub async fn exec_sync(&self, id: &str, command: Vec<String>, limit: Option<Duration>) -> Result<ExecOutput> {
         let (container, entry) = self.shared.index.container(id)?;
-        run(&container, &entry.live, self.new_exec(command), limit).await
+        run(&container, &entry.live, self.new_exec(command, false), limit).await
     }
 
     /// A command under a name of its own.
-    pub(crate) fn new_exec(&self, command: Vec<String>) -> Request {
-        Request { name: format!("{}-{}", self.mark, self.execs.fetch_add(1, Ordering::Relaxed)), command }
+    pub(crate) fn new_exec(&self, command: Vec<String>, terminal: bool) -> Request {
+        Request { name: format!("{}-{}", self.mark, self.execs.fetch_add(1, Ordering::Relaxed)), command, terminal }
     }
 }
 
-/// Starts a program in a running container, with these standard streams.
+/// Starts a program in a running container, with these standard streams, or with a socket as the first of them, over
+/// which its terminal comes (see [`coracle_monitor::protocol::Request::Exec`]).
 pub(crate) async fn start(container: &ContainerView, live: &Live, request: Request, streams: [OwnedFd; 3]) -> Result<Started> {
     let (Some(target), Some(monitor)) = (live.running(container), &live.monitor) else {
         return Err(Refusal::wrong_state(format!("container {} is not running", container.id)).into());
@@ -84,7 +87,7 @@ pub(crate) async fn start(container: &ContainerView, live: &Live, request: Reque
     let exec = Exec {
         exec: request.name,
         container: subject.to_owned(),
-        process: coracle_spec::exec_process(&target.process, &request.command, false)?,
+        process: coracle_spec::exec_process(&target.process, &request.command, request.terminal)?,
         cgroups: leaf.cgroups(),
     };
     let running = within(SET_UP, "starting an exec in container", subject, monitor.exec(exec, streams)).await?;

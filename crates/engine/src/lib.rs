@@ -30,6 +30,7 @@ mod retry;
 mod selinux;
 mod session;
 mod stats;
+mod terminal;
 #[cfg(test)]
 mod testing;
 mod volumes;
@@ -54,7 +55,7 @@ pub use coracle_monitor::client::Program;
 pub use coracle_spec::OpenFiles;
 pub use exec::ExecOutput;
 pub use layout::Layout;
-pub use session::{Session, WantedStreams};
+pub use session::{Session, TerminalSize, WantedStreams};
 
 use claims::Claims;
 use coracle_spec::Node;

@@ -5,16 +5,17 @@
 
 use std::fmt;
 use std::future::Future;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 
-use coracle_domain::{ContainerView, During, PodPhase, Refusal, Result};
+use coracle_domain::{ContainerId, ContainerView, During, PodPhase, Refusal, Result};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::Engine;
-use crate::exec::{self, PIPES, null};
+use crate::exec::{self, PIPES, Started, null};
 use crate::live::Live;
+use crate::terminal;
 
 /// Which streams a client wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,23 +26,36 @@ pub struct WantedStreams {
     pub stdout: bool,
     /// It takes standard error.
     pub stderr: bool,
+    /// The program has a terminal in place of all three.
+    pub terminal: bool,
+}
+
+/// A terminal's size in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TerminalSize {
+    /// Its width.
+    pub columns: u16,
+    /// Its height.
+    pub rows: u16,
 }
 
 /// The daemon's ends of a program's streams, and its end, which is told as an `E`. All are closed in children.
 pub struct Session<E> {
     /// Where its input is written to; closing it is the end of the input.
     pub stdin: Option<OwnedFd>,
-    /// Where its output is read from.
+    /// Where its output, or its terminal's, is read from.
     pub stdout: Option<OwnedFd>,
     /// Where its error output is read from.
     pub stderr: Option<OwnedFd>,
+    /// Makes its terminal this large; does not block.
+    pub resize: Option<Box<dyn Fn(TerminalSize) + Send + Sync>>,
     /// Resolves at its end, when all that it wrote itself can be read.
     pub exit: Pin<Box<dyn Future<Output = Result<E>> + Send>>,
 }
 
 impl<E> fmt::Debug for Session<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { stdin, stdout, stderr, exit: _ } = self;
+        let Self { stdin, stdout, stderr, .. } = self;
         f.debug_struct("Session").field("stdin", stdin).field("stdout", stdout).field("stderr", stderr).finish_non_exhaustive()
     }
 }
@@ -54,7 +68,7 @@ impl Engine {
     /// Refused if the container is absent or does not run.
     pub async fn exec(&self, id: &str, command: Vec<String>, wanted: WantedStreams) -> Result<Session<i32>> {
         let (container, entry) = self.shared.index.container(id)?;
-        exec(&container, &entry.live, self.new_exec(command), wanted).await
+        exec(&container, &entry.live, self.new_exec(command, wanted.terminal), wanted).await
     }
 
     /// A connection to a port of localhost as a pod has it: IPv4, then IPv6.
@@ -74,17 +88,36 @@ impl Engine {
     }
 }
 
-/// Starts a program in a running container. Its end is its exit status, or 128 and the number of the signal.
 async fn exec(container: &ContainerView, live: &Live, request: exec::Request, wanted: WantedStreams) -> Result<Session<i32>> {
-    let id = container.id.clone();
-    let (input, stdin) = ends(wanted.stdin, |(read, write)| (read, write)).during(PIPES, &id)?;
-    let (output, stdout) = ends(wanted.stdout, |(read, write)| (write, read)).during(PIPES, &id)?;
-    let (error, stderr) = ends(wanted.stderr, |(read, write)| (write, read)).during(PIPES, &id)?;
-    let theirs = [input, output, error].map(|end| end.map_or_else(null, Ok));
-    let [input, output, error] = theirs;
-    let mut started = exec::start(container, live, request, [input?, output?, error?]).await?;
-    let exit = Box::pin(async move { started.exited(&id).await });
-    Ok(Session { stdin, stdout, stderr, exit })
+    if wanted.terminal { in_terminal(container, live, request).await } else { with_pipes(container, live, request, wanted).await }
+}
+
+async fn with_pipes(container: &ContainerView, live: &Live, request: exec::Request, wanted: WantedStreams) -> Result<Session<i32>> {
+    let id = &container.id;
+    let (input, stdin) = ends(wanted.stdin, |(read, write)| (read, write)).during(PIPES, id)?;
+    let (output, stdout) = ends(wanted.stdout, |(read, write)| (write, read)).during(PIPES, id)?;
+    let (error, stderr) = ends(wanted.stderr, |(read, write)| (write, read)).during(PIPES, id)?;
+    let [input, output, error] = [input, output, error].map(|end| end.map_or_else(null, Ok));
+    let started = exec::start(container, live, request, [input?, output?, error?]).await?;
+    Ok(Session { stdin, stdout, stderr, resize: None, exit: exit(started, id.clone()) })
+}
+
+async fn in_terminal(container: &ContainerView, live: &Live, request: exec::Request) -> Result<Session<i32>> {
+    let (stage, id) = ("taking the terminal of an exec in container", &container.id);
+    let (ours, theirs) = terminal::line().during(stage, id)?;
+    let started = exec::start(container, live, request, [theirs, null()?, null()?]).await?;
+    let master = terminal::receive(ours.as_fd()).during(stage, id)?;
+    let (input, sized) = (master.try_clone().during(stage, id)?, master.try_clone().during(stage, id)?);
+    let resize = move |size| {
+        // That of a program that is just ending matters to nobody.
+        let _ = terminal::resize(sized.as_fd(), size);
+    };
+    Ok(Session { stdin: Some(input), stdout: Some(master), stderr: None, resize: Some(Box::new(resize)), exit: exit(started, id.clone()) })
+}
+
+/// Waits for the end of an exec, and keeps its descendants alive until then.
+fn exit(mut started: Started, id: ContainerId) -> Pin<Box<dyn Future<Output = Result<i32>> + Send>> {
+    Box::pin(async move { started.exited(&id).await })
 }
 
 /// A pipe if it is wanted: the program's end and ours, of a reading and a writing one.

@@ -97,13 +97,17 @@ impl Reporting {
 
     /// Hands the monitor the descriptor of a report that comes with one.
     pub(crate) fn hand_over(&self, report: &Report, descriptor: BorrowedFd<'_>) -> Result<(), Errno> {
-        let bytes = serde_json::to_vec(report).map_err(|_| Errno::INVAL)?;
-        let descriptors = [descriptor];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        control.push(SendAncillaryMessage::ScmRights(&descriptors));
-        sendmsg(&self.0, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL).map(drop)
+        hand_over(self.0.as_fd(), &serde_json::to_vec(report).map_err(|_| Errno::INVAL)?, descriptor)
     }
+}
+
+/// Sends a message with a descriptor over a socket.
+pub(crate) fn hand_over(socket: BorrowedFd<'_>, message: &[u8], descriptor: BorrowedFd<'_>) -> Result<(), Errno> {
+    let descriptors = [descriptor];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&descriptors));
+    sendmsg(socket, &[IoSlice::new(message)], &mut control, SendFlags::NOSIGNAL).map(drop)
 }
 
 impl AsFd for Reporting {

@@ -38,7 +38,9 @@ pub enum Request {
     Prepare(Prepare),
     /// Start a container. → [`Reply::Started`] once its program was executed; EEXIST for an id that is not forgotten.
     Start(Start),
-    /// Run a program in a running container. Descriptors: standard input, output and error, in this order.
+    /// Run a program in a running container. Descriptors: standard input, output and error, in this order. A program
+    /// with a terminal has that for all three: then the first is a socket that keeps messages apart, over which the
+    /// terminal's master side comes with a message of one byte before the reply, and the others are not used.
     /// → [`Reply::Started`] once it was executed, and later [`Event::ExecExited`].
     Exec(Box<Exec>),
     /// Send a signal to a first process. → [`Reply::Done`], also when it is gone or was never there.

@@ -368,6 +368,28 @@ fn a_terminal_is_the_containers_own() {
 }
 
 #[test]
+fn an_exec_has_a_terminal_that_belongs_to_its_user() {
+    if !possible() {
+        return;
+    }
+    let mut pod = Pod::new();
+    let plan = pod.plan("sleep 1000");
+    pod.start("one", &plan);
+    let script = "tty; stat -c %u:%a $(tty); echo err >&2; echo x > /dev/tty; ls /proc/self/fd | wc -l; read line; echo got $line";
+    let mut process = process(&["/bin/sh", "-c", script]);
+    (process.terminal, process.user) = (true, User { uid: 1000, gid: 1000, groups: vec![] });
+    let (reply, mut master) = pod.exec_in_terminal("e", "one", process);
+    assert!(matches!(reply, Reply::Started { .. }), "{reply:?}");
+    std::io::Write::write_all(&mut master, b"in\n").unwrap();
+    assert_eq!(pod.client.exec_exit("e"), 0);
+    let said = read_terminal(&mut master).replace("\r\n", " ");
+    // The echo of the input may come anywhere before the last words.
+    let words: Vec<&str> = said.split(' ').filter(|word| *word != "in").collect();
+    assert_eq!(words, ["/dev/pts/0", "1000:620", "err", "x", "4", "got", ""], "{said:?}");
+    assert!(said.ends_with("got in "), "{said:?}");
+}
+
+#[test]
 fn standard_input_stays_open_if_asked_for() {
     if !possible() {
         return;

@@ -150,6 +150,10 @@ fn join(exec: &Exec, target: Target<'_>, reporting: &Reporting) -> Result<Infall
     if target.user.is_some() {
         crossing::become_root()?;
     }
+    if exec.process.terminal {
+        let terminal = terminal::make_for_exec(&exec.process.user)?;
+        terminal::take(&terminal)?;
+    }
     program::run(&exec.process, Missing::Refuse, reporting)
 }
 

@@ -92,9 +92,6 @@ impl Monitor {
         let streams = self.connections.get_mut(&asker.connection).and_then(|connection| connection.take_descriptors());
         let [input, output, error] = streams.ok_or(Errno::BADF).or_fault("receiving the standard streams of", &exec.exec)?;
         let streams = Streams { input, output, error };
-        if exec.process.terminal {
-            return Err(Errno::NOSYS).or_fault("making a terminal for", &exec.exec);
-        }
         if self.execs.contains_key(&exec.exec) {
             return Err(Errno::EXIST).or_fault(stage, &exec.exec);
         }

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::{IoSlice, Read, Write};
+use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -16,7 +16,10 @@ use std::time::{Duration, Instant};
 use coracle_monitor::protocol::*;
 use coracle_plan::*;
 use rustix::mount::{UnmountFlags, unmount};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
+    SocketType, recvmsg, sendmsg, socketpair,
+};
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
 const BUSYBOX: &str = "/usr/bin/busybox";
@@ -165,6 +168,31 @@ impl Pod {
         drop(streams);
         (self.client.reply(), ExecStreams { output, error })
     }
+
+    /// The same with a terminal: the reply and the master side.
+    pub fn exec_in_terminal(&mut self, name: &str, container: &str, process: Process) -> (Reply, File) {
+        let exec = Exec { exec: name.to_owned(), container: container.to_owned(), process, cgroups: Cgroups::default() };
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let null = || File::open("/dev/null").unwrap().into();
+        self.client.send(Request::Exec(Box::new(exec)), &[theirs, null(), null()]);
+        let reply = self.client.reply();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        recvmsg(&ours, &mut [IoSliceMut::new(&mut [0])], &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
+        let master = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+            _ => None,
+        });
+        (reply, master.expect("a terminal").into())
+    }
+}
+
+/// What can be read of a terminal until nobody has it open any more, or nothing is left.
+pub fn read_terminal(master: &mut File) -> String {
+    let mut said = Vec::new();
+    // At its end a terminal fails with EIO.
+    let _ = master.read_to_end(&mut said);
+    String::from_utf8_lossy(&said).into_owned()
 }
 
 pub struct ExecStreams {
