@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 
-use coracle_e2e::api::{ExecRequest, Int64Value, LinuxContainerSecurityContext};
+use coracle_e2e::api::{AttachRequest, ExecRequest, Int64Value, LinuxContainerSecurityContext};
 use coracle_e2e::session::{FORWARD, REMOTE, STDERR, STDIN, STDOUT, Session, exit_code};
 use coracle_e2e::{Code, Container, ContainerSpec, Node, PodSpec, eventually};
 
@@ -17,6 +17,19 @@ fn script(container: &Container, script: &str) -> ExecRequest {
 async fn exec(node: &Node, request: ExecRequest) -> Session {
     let url = node.cri.exec_url(request).await.expect("Exec");
     Session::begin(&url, REMOTE).await
+}
+
+/// Attaches to all streams that there are.
+async fn attach(node: &Node, container: &Container, tty: bool) -> Session {
+    let request = AttachRequest { container_id: container.id.clone(), stdin: true, stdout: true, stderr: !tty, tty };
+    let url = node.cri.attach_url(request).await.expect("Attach");
+    Session::begin(&url, REMOTE).await
+}
+
+/// A container that answers each line of its input, and ends with it.
+fn answering(image: &str, once: bool) -> ContainerSpec {
+    let script = "echo before; while read line; do echo got $line; echo err $line >&2; done; echo end; exit 3";
+    ContainerSpec::new("answering", image).script(script).with(|config| (config.stdin, config.stdin_once) = (true, once))
 }
 
 /// crictl with the node's endpoint, or `None` and a word of it where there is none.
@@ -169,6 +182,99 @@ async fn a_terminal_in_a_pod_with_users_of_its_own_belongs_to_them() {
 }
 
 #[tokio::test]
+async fn all_who_are_attached_see_what_is_written_from_then_on() {
+    let node = Node::start().await;
+    let image = node.busybox().await;
+    let container = node.pod("attach").await.start(&answering(&image, true)).await;
+    container.logged("before").await;
+    let mut first = attach(&node, &container, false).await;
+    first.send(STDIN, b"one\n").await;
+    first.until(STDOUT, "got one\n").await;
+    let mut second = attach(&node, &container, false).await;
+    second.send(STDIN, b"two\n").await;
+    second.until(STDOUT, "got two\n").await;
+    first.until(STDOUT, "got two\n").await;
+    first.close(STDIN).await;
+    for (session, stdout, stderr) in
+        [(&mut first, "got one\ngot two\nend\n", "err one\nerr two\n"), (&mut second, "got two\nend\n", "err two\n")]
+    {
+        assert_eq!(exit_code(&session.end().await), 0, "the container's exit status is told elsewhere");
+        assert_eq!((session.text(STDOUT).as_str(), session.text(STDERR).as_str()), (stdout, stderr));
+    }
+    assert_eq!(container.exited().await.exit_code, 3);
+    assert_eq!(container.lines("stdout"), ["before", "got one", "got two", "end"]);
+    assert_eq!(container.lines("stderr"), ["err one", "err two"]);
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_container_outlives_those_who_are_attached_and_the_daemon() {
+    let Some(mut node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let container = node.pod("outlives").await.start(&answering(&image, false)).await;
+    for word in ["one", "two"] {
+        let mut session = attach(&node, &container, false).await;
+        session.send(STDIN, format!("{word}\n").as_bytes()).await;
+        session.until(STDOUT, &format!("got {word}\n")).await;
+        session.close(STDIN).await;
+    }
+    let mut cut_off = attach(&node, &container, false).await;
+    cut_off.send(STDIN, b"three\n").await;
+    cut_off.until(STDOUT, "got three\n").await;
+    node.restart().await;
+    let mut session = attach(&node, &container, false).await;
+    session.send(STDIN, b"four\n").await;
+    session.until(STDOUT, "got four\n").await;
+    container.stop(0).await;
+    assert_eq!(exit_code(&session.end().await), 0);
+    assert_eq!(container.lines("stdout"), ["before", "got one", "got two", "got three", "got four"]);
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_containers_terminal_is_attached_to() {
+    let node = Node::start().await;
+    let image = node.busybox().await;
+    let script = "echo ready; while [ \"$(stty size)\" != '33 101' ]; do sleep 0.02; done; echo sized; read line; echo got $line; \
+                  trap 'exit 5' INT; echo trapped; while :; do sleep 0.05; done";
+    let spec =
+        ContainerSpec::new("c", &image).script(script).with(|config| (config.stdin, config.stdin_once, config.tty) = (true, true, true));
+    let container = node.pod("terminal").await.start(&spec).await;
+    container.logged("ready").await;
+    let mut session = attach(&node, &container, true).await;
+    session.resize(101, 33).await;
+    session.until(STDOUT, "sized\r\n").await;
+    session.send(STDIN, b"hello\n").await;
+    session.until(STDOUT, "got hello\r\ntrapped\r\n").await;
+    session.send(STDIN, b"\x03").await;
+    session.end().await;
+    assert_eq!(container.exited().await.exit_code, 5, "a terminal's keys interrupt");
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_stalls_nobody() {
+    const WRITTEN: usize = 24 << 20;
+    let node = Node::start().await;
+    let image = node.busybox().await;
+    let script = format!("read line; head -c {WRITTEN} /dev/zero | tr '\\0' x; echo; read line; echo got $line; echo >/done; read line");
+    let spec = ContainerSpec::new("c", &image).script(&script).with(|config| config.stdin = true);
+    let container = node.pod("slow").await.start(&spec).await;
+    let mut slow = attach(&node, &container, false).await;
+    slow.send(STDIN, b"go\nagain\n").await;
+    // Its log is too long to be looked at again and again.
+    eventually("the end of writing", || async { (container.exec(&["/bin/sh", "-c", "test -e /done"]).await.code == 0).then_some(()) })
+        .await;
+    let lines = container.lines("stdout");
+    assert_eq!((lines[0].len(), lines[1].as_str()), (WRITTEN, "got again"), "the log is whole");
+    // It lost some, and is still attached.
+    slow.send(STDIN, b"end\n").await;
+    assert_eq!(exit_code(&slow.end().await), 0);
+    assert!(node.target.is_foreign() || slow.bytes(STDOUT).len() < WRITTEN);
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn sessions_are_refused_where_there_is_nobody_to_talk_to() {
     let node = Node::start().await;
     let image = node.busybox().await;
@@ -183,6 +289,8 @@ async fn sessions_are_refused_where_there_is_nobody_to_talk_to() {
     node.refused(node.cri.exec_url(ExecRequest { tty: true, ..good.clone() }).await, Code::InvalidArgument, "stderr");
     node.refused(node.cri.exec_url(ExecRequest { cmd: Vec::new(), ..good.clone() }).await, Code::InvalidArgument, "cmd");
     node.refused(node.cri.exec_url(ExecRequest { container_id: "ab".repeat(32), ..good.clone() }).await, Code::NotFound, "container");
+    let everything = AttachRequest { container_id: container.id.clone(), stdout: true, stderr: true, ..Default::default() };
+    node.refused(node.cri.attach_url(AttachRequest { tty: true, ..everything.clone() }).await, Code::InvalidArgument, "stderr");
     node.refused(node.cri.forward_url(&"ab".repeat(32), &[]).await, Code::NotFound, "pod sandbox");
     node.refused(node.cri.forward_url(&pod.id, &[65_536]).await, Code::InvalidArgument, "65536");
 
@@ -192,6 +300,7 @@ async fn sessions_are_refused_where_there_is_nobody_to_talk_to() {
 
     container.stop(0).await;
     node.refused(node.cri.exec_url(good).await, Code::FailedPrecondition, &container.id);
+    node.refused(node.cri.attach_url(everything).await, Code::FailedPrecondition, &container.id);
     let forward = node.cri.forward_url(&pod.id, &[]).await;
     assert!(forward.is_ok(), "a pod without a container has a network: {forward:?}");
     pod.stop().await;
@@ -249,7 +358,7 @@ async fn a_pod_with_the_nodes_network_is_dialled_there() {
 }
 
 #[tokio::test]
-async fn crictl_executes_and_forwards_over_both_transports() {
+async fn crictl_executes_attaches_and_forwards_over_both_transports() {
     let node = Node::start().await;
     if crictl(&node, &[]).is_none() {
         return node.finish().await;
@@ -273,6 +382,16 @@ async fn crictl_executes_and_forwards_over_both_transports() {
         let mut said = String::new();
         reader.0.stdout.take().expect("its output").read_to_string(&mut said).expect("reading");
         assert_eq!(said, "hello\nend\n", "{transport}");
+
+        let spec = answering(&image, true).with(|config| config.metadata.get_or_insert_default().name = transport.to_owned());
+        let attached = pod.start(&spec).await;
+        attached.logged("before").await;
+        let arguments = ["attach", "--transport", transport, "-i", &attached.id];
+        let mut reader = Running(crictl(&node, &arguments).expect("crictl is there").stdin(Stdio::piped()).spawn().expect("crictl"));
+        reader.0.stdin.take().expect("its input").write_all(b"hello\n").expect("writing");
+        let mut said = String::new();
+        reader.0.stdout.take().expect("its output").read_to_string(&mut said).expect("reading");
+        assert_eq!(said, "got hello\nend\n", "{transport}");
 
         let mut forward = crictl(&node, &["port-forward", "--transport", transport, &pod.id, ":8080"]).expect("crictl is there");
         let mut forward = Running(forward.spawn().expect("crictl"));

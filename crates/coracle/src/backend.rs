@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use coracle_domain::{PodId, Refusal, Result};
+use coracle_domain::{PodId, Result};
 use coracle_engine::{Engine, Session, TerminalSize, WantedStreams};
 use coracle_streaming::{AttachRequest, Backend, Ending, ExecRequest, Process, Streams};
 
@@ -20,8 +20,9 @@ impl Backend for Sessions {
         Ok(process(session, |code| Ending::Exited(u8::try_from(code).unwrap_or(u8::MAX))))
     }
 
-    async fn attach(&self, _: AttachRequest) -> Result<Process> {
-        Err(Refusal::unsupported("attaching").into())
+    async fn attach(&self, request: AttachRequest) -> Result<Process> {
+        let session = self.0.attach(request.container.as_str(), wanted(request.streams)).await?;
+        Ok(process(session, |()| Ending::Detached))
     }
 
     async fn dial(&self, pod: &PodId, port: u16) -> Result<OwnedFd> {

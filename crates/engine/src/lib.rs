@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod apparmor;
+mod attach;
 mod cgroups;
 mod claims;
 mod clock;

@@ -13,6 +13,7 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::Engine;
+use crate::attach;
 use crate::exec::{self, PIPES, Started, null};
 use crate::live::Live;
 use crate::terminal;
@@ -71,6 +72,15 @@ impl Engine {
         exec(&container, &entry.live, self.new_exec(command, wanted.terminal), wanted).await
     }
 
+    /// Joins the streams of a running container, from now on. It ends when the container does.
+    ///
+    /// # Errors
+    /// Refused if the container is absent or does not run.
+    pub async fn attach(&self, id: &str, wanted: WantedStreams) -> Result<Session<()>> {
+        let (container, entry) = self.shared.index.container(id)?;
+        attach::attach(&container, &entry.live, wanted).await
+    }
+
     /// A connection to a port of localhost as a pod has it: IPv4, then IPv6.
     ///
     /// # Errors
@@ -121,7 +131,10 @@ fn exit(mut started: Started, id: ContainerId) -> Pin<Box<dyn Future<Output = Re
 }
 
 /// A pipe if it is wanted: the program's end and ours, of a reading and a writing one.
-fn ends(wanted: bool, split: impl FnOnce((OwnedFd, OwnedFd)) -> (OwnedFd, OwnedFd)) -> std::io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
+pub(crate) fn ends(
+    wanted: bool,
+    split: impl FnOnce((OwnedFd, OwnedFd)) -> (OwnedFd, OwnedFd),
+) -> std::io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
     if !wanted {
         return Ok((None, None));
     }

@@ -5,14 +5,17 @@
 //!     └──failed──> gone
 //! ```
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use coracle_plan::{Plan, UserNamespace};
+use rustix::event::PollFlags;
 use rustix::fs::{Mode, OFlags, open};
-use rustix::io::{Errno, ioctl_fionbio};
+use rustix::io::{Errno, fcntl_dupfd_cloexec, ioctl_fionbio};
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::termios::{Winsize, tcsetwinsize};
 
+use crate::attached::{Client, Input, Side};
 use crate::child::Streams;
 use crate::exit;
 use crate::fault::{OrFault, Result};
@@ -40,8 +43,12 @@ pub(crate) struct Container {
     pub(crate) phase: Phase,
     /// Its user namespace, if it has one.
     pub(crate) user: Option<UserNamespace>,
+    /// Who is attached to it.
+    clients: Vec<Client>,
     /// The writing side of its standard input, kept open for clients.
-    _input: Option<OwnedFd>,
+    input: Option<OwnedFd>,
+    /// The master side of its terminal, if it has one.
+    terminal: Option<OwnedFd>,
     exit: PathBuf,
     oom: Option<OomSource>,
 }
@@ -99,7 +106,8 @@ impl Container {
     /// One whose process was just made.
     pub(crate) fn new(serial: u64, process: Process, start: Start, pipes: Pipes, log: Log) -> Self {
         let Pipes { input, streams, .. } = pipes;
-        Self { serial, process, streams, log, phase: Phase::SettingUp, user: None, _input: input, exit: start.exit, oom: start.oom }
+        let Start { exit, oom, .. } = start;
+        Self { serial, process, streams, log, phase: Phase::SettingUp, user: None, clients: Vec::new(), input, terminal: None, exit, oom }
     }
 
     /// The same, in a user namespace.
@@ -111,14 +119,81 @@ impl Container {
     pub(crate) fn take_terminal(&mut self, master: OwnedFd) {
         // A client on the other side set it not to block, but that side is not trusted with it.
         if ioctl_fionbio(&master, true).is_ok() {
+            self.terminal = fcntl_dupfd_cloexec(&master, 3).ok();
             self.streams.push(Stream::new(master, "stdout"));
         }
+    }
+
+    /// Attaches a client.
+    pub(crate) fn attach(&mut self, client: Client) {
+        self.clients.push(client);
+        self.copy_input();
+    }
+
+    /// Makes its terminal this large.
+    pub(crate) fn resize(&self, columns: u16, rows: u16) -> std::result::Result<(), Errno> {
+        let terminal = self.terminal.as_ref().ok_or(Errno::NOTTY)?;
+        tcsetwinsize(terminal, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 })
+    }
+
+    /// What its clients are waited for with: each with its number and side.
+    pub(crate) fn client_sources(&self) -> impl Iterator<Item = (u64, Side, BorrowedFd<'_>, PollFlags)> {
+        self.clients
+            .iter()
+            .flat_map(|client| client.sources().map(|(side, descriptor, interest)| (client.serial, side, descriptor, interest)))
+    }
+
+    /// Where input goes, if some has to wait until it is taken.
+    pub(crate) fn awaited_input(&self) -> Option<BorrowedFd<'_>> {
+        self.clients.iter().any(Client::is_waiting).then(|| self.input().map(AsFd::as_fd)).flatten()
+    }
+
+    /// Acts on what a client did.
+    pub(crate) fn serve_client(&mut self, serial: u64, side: Side) {
+        match side {
+            Side::Input => self.copy_input(),
+            Side::Output(output) => {
+                for client in self.clients.iter_mut().filter(|client| client.serial == serial) {
+                    client.close(output);
+                }
+            }
+        }
+        self.clients.retain(|client| !client.is_gone());
+    }
+
+    /// Copies input of all clients for as long as it is taken.
+    pub(crate) fn copy_input(&mut self) {
+        for client in &mut self.clients {
+            let passed = match self.terminal.as_ref().or(self.input.as_ref()) {
+                Some(to) => client.pass_on(to),
+                None => Input::Refused,
+            };
+            match passed {
+                Input::Open => {}
+                Input::Refused => client.refuse_input(),
+                // A terminal has no end of input of its own.
+                Input::EndsContainers => self.input = None,
+            }
+        }
+        self.clients.retain(|client| !client.is_gone());
+    }
+
+    fn input(&self) -> Option<&OwnedFd> {
+        self.terminal.as_ref().or(self.input.as_ref())
     }
 
     /// Copies output for a while. Streams that ended are dropped.
     pub(crate) fn copy_output(&mut self, index: usize, buffers: &mut Buffers) {
         self.copy(index, READS_PER_TURN, buffers);
-        self.streams.retain(|stream| !stream.ended());
+        self.drop_ended_streams();
+    }
+
+    fn drop_ended_streams(&mut self) {
+        for stream in self.streams.extract_if(.., |stream| stream.ended()) {
+            for client in &mut self.clients {
+                client.end(stream.name());
+            }
+        }
     }
 
     /// Takes note of the end of the first process: what it has written goes into the log, and its end on record.
@@ -132,7 +207,9 @@ impl Container {
         for index in 0..self.streams.len() {
             self.copy(index, READS_TO_EMPTY, buffers);
         }
-        self.streams.retain(|stream| !stream.ended());
+        self.drop_ended_streams();
+        // Clients are attached to the program, not to what it left behind.
+        (self.clients, self.input, self.terminal) = (Vec::new(), None, None);
         let record = ExitRecord { code, at, oom_killed, started_at };
         self.phase = Phase::Ended(record.clone());
         let recorded = exit::record(&self.exit, &record);
@@ -144,6 +221,9 @@ impl Container {
         for _ in 0..reads {
             if stream.copy(&mut self.log, buffers) != Progress::More {
                 return;
+            }
+            for client in &mut self.clients {
+                client.give(stream.name(), buffers.read());
             }
         }
     }
@@ -166,7 +246,7 @@ impl Container {
 }
 
 impl AsFd for Container {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         self.process.as_fd()
     }
 }

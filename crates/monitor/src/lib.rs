@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+mod attached;
 mod channel;
 mod child;
 #[cfg(feature = "client")]

@@ -50,6 +50,19 @@ pub enum Request {
         /// The kernel's number.
         signal: i32,
     },
+    /// Give a client a running container's output from now on, and the container its input. Descriptors: where input comes
+    /// from, where output and error output go to, in this order, wanted or not. The client's departure is their end.
+    /// → [`Reply::Done`]; ESRCH if it does not run.
+    Attach(Attach),
+    /// Make a container's terminal this large. → [`Reply::Done`]; ENOTTY if it has none.
+    Resize {
+        /// Whose.
+        container: String,
+        /// Characters across.
+        columns: u16,
+        /// Characters down.
+        rows: u16,
+    },
     /// Open a running container's log anew under its path (after rotation). → [`Reply::Done`]; ESRCH, and no new
     /// file, if it does not run.
     ReopenLog {
@@ -148,6 +161,21 @@ pub struct Exec {
     pub process: Process,
     /// Its own leaf cgroups.
     pub cgroups: Cgroups,
+}
+
+/// A client to attach to a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attach {
+    /// Which container.
+    pub container: String,
+    /// Whether the client sends input.
+    pub stdin: bool,
+    /// Whether it takes output, or the terminal's.
+    pub stdout: bool,
+    /// Whether it takes error output.
+    pub stderr: bool,
+    /// Whether the end of its input is the end of the container's, where that is no terminal.
+    pub stdin_once: bool,
 }
 
 /// A first process.

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::buffer::spare_capacity;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
+use rustix::pipe::{fcntl_getpipe_size, fcntl_setpipe_size};
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::watch;
 
@@ -35,7 +36,9 @@ fn prepare(descriptor: OwnedFd) -> io::Result<OwnedFd> {
     let flags = fcntl_getfl(&descriptor)?;
     fcntl_setfl(&descriptor, flags | OFlags::NONBLOCK)?;
     // Only pipes have a size, and theirs is only a matter of speed.
-    let _ = rustix::pipe::fcntl_setpipe_size(&descriptor, PIPE);
+    if fcntl_getpipe_size(&descriptor).is_ok_and(|size| size < PIPE) {
+        let _ = fcntl_setpipe_size(&descriptor, PIPE);
+    }
     Ok(descriptor)
 }
 

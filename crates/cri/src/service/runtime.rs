@@ -127,8 +127,9 @@ impl RuntimeService for Runtime {
         Call::of("Exec", &request.container_id).read(sessions::exec(&self.engine, &self.urls, &request))
     }
 
-    async fn attach(&self, _: Request<v1::AttachRequest>) -> Answer<v1::AttachResponse> {
-        unbuilt("Attach")
+    async fn attach(&self, request: Request<v1::AttachRequest>) -> Answer<v1::AttachResponse> {
+        let request = request.into_inner();
+        Call::of("Attach", &request.container_id).read(sessions::attach(&self.engine, &self.urls, &request))
     }
 
     async fn port_forward(&self, request: Request<v1::PortForwardRequest>) -> Answer<v1::PortForwardResponse> {

@@ -2,7 +2,7 @@
 
 use coracle_domain::{ContainerId, ContainerPhase, PodPhase, Refusal, Result};
 use coracle_engine::Engine;
-use coracle_streaming::{ExecRequest, PortForwardRequest, StreamFlags, Streams, Urls};
+use coracle_streaming::{AttachRequest, ExecRequest, PortForwardRequest, StreamFlags, Streams, Urls};
 
 use super::id;
 use crate::{check, v1};
@@ -13,6 +13,13 @@ pub(super) fn exec(engine: &Engine, urls: &Urls, request: &v1::ExecRequest) -> R
     let command = check::texts("cmd", &request.cmd)?;
     let container = running(engine, &request.container_id)?;
     Ok(v1::ExecResponse { url: urls.exec(ExecRequest::new(container, command, streams)?)? })
+}
+
+pub(super) fn attach(engine: &Engine, urls: &Urls, request: &v1::AttachRequest) -> Result<v1::AttachResponse> {
+    let &v1::AttachRequest { tty, stdin, stdout, stderr, .. } = request;
+    let streams = Streams::new(StreamFlags { stdin, stdout, stderr, tty })?;
+    let container = running(engine, &request.container_id)?;
+    Ok(v1::AttachResponse { url: urls.attach(AttachRequest { container, streams })? })
 }
 
 pub(super) fn port_forward(engine: &Engine, urls: &Urls, request: &v1::PortForwardRequest) -> Result<v1::PortForwardResponse> {

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::link::{Link, Outgoing};
 pub use self::spawn::{Program, spawn};
-use crate::protocol::{ContainerState, Event, Exec, Prepare, Reply, Request, Start, Target};
+use crate::protocol::{Attach, ContainerState, Event, Exec, Prepare, Reply, Request, Start, Target};
 
 /// The name of a monitor's socket in its pod's directory.
 pub const SOCKET: &str = "monitor.sock";
@@ -133,6 +133,19 @@ impl Monitor {
     /// Sends a signal, by the kernel's number; a process that is gone needs none.
     pub async fn signal(&self, target: Target, signal: i32) -> Result<()> {
         self.done(Request::Signal { target, signal }).await
+    }
+
+    /// Attaches a client to a running container: where its input comes from, where output and error output go to.
+    pub async fn attach(&self, attach: Attach, streams: [OwnedFd; 3]) -> Result<()> {
+        match self.call(Request::Attach(attach), streams.into()).await? {
+            Reply::Done => Ok(()),
+            other => Err(unexpected("attaching", &other)),
+        }
+    }
+
+    /// Makes a container's terminal this large.
+    pub async fn resize(&self, container: &str, columns: u16, rows: u16) -> Result<()> {
+        self.done(Request::Resize { container: container.to_owned(), columns, rows }).await
     }
 
     /// Opens a running container's log anew under its path.

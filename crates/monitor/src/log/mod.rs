@@ -27,6 +27,11 @@ pub(crate) struct Buffers {
 }
 
 impl Buffers {
+    /// What the last read gave.
+    pub(crate) fn read(&self) -> &[u8] {
+        &self.input
+    }
+
     /// Empty ones; pages are taken as they are touched.
     pub(crate) fn new() -> Self {
         Self { input: Vec::with_capacity(INPUT), output: Vec::with_capacity(OUTPUT) }
@@ -126,6 +131,11 @@ impl Stream {
     /// The stream that is read from `source` and called `name` (`stdout`, `stderr`) in the log.
     pub(crate) fn new(source: OwnedFd, name: &'static str) -> Self {
         Self { source, name, lines: Lines::default(), ended: false }
+    }
+
+    /// What it is called in the log.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
     }
 
     /// Whether nobody can write to it any more.

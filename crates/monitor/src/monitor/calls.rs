@@ -9,6 +9,7 @@ use rustix::process::{Signal, getpid};
 use serde::Deserialize;
 
 use super::{Asker, Launch, Monitor};
+use crate::attached::Client;
 use crate::channel;
 use crate::child::{self, Streams};
 use crate::connection::Closed;
@@ -16,7 +17,7 @@ use crate::container::{Container, Phase, Pipes};
 use crate::fault::{OrFault, Result};
 use crate::log::Log;
 use crate::process::{self, Place};
-use crate::protocol::{Call, Exec, Fault, Reply, Request, Start, Target, VERSION};
+use crate::protocol::{Attach, Call, Exec, Fault, Reply, Request, Start, Target, VERSION};
 
 impl Monitor {
     /// Acts on a frame. One that is no call closes its connection; one with an unknown request is answered.
@@ -52,6 +53,8 @@ impl Monitor {
             Request::Start(start) => self.start(start, asker).map(|()| None),
             Request::Exec(exec) => self.exec(&exec, asker).map(|()| None),
             Request::Signal { target, signal } => self.signal(&target, signal).map(done),
+            Request::Attach(attach) => self.attach(&attach, asker).map(done),
+            Request::Resize { container, columns, rows } => self.resize(&container, columns, rows).map(done),
             Request::ReopenLog { container } => self.reopen_log(&container).map(done),
             Request::Forget { container } => self.forget(&container).map(done),
             Request::State => Ok(Some(Reply::State { containers: self.containers.iter().map(|(id, one)| one.state(id)).collect() })),
@@ -103,6 +106,20 @@ impl Monitor {
         self.launches.insert(process.pid, Launch::new(listening, Target::Exec(exec.exec.clone()), asker));
         self.execs.insert(exec.exec.clone(), process);
         Ok(())
+    }
+
+    fn attach(&mut self, attach: &Attach, asker: Asker) -> Result<()> {
+        let (stage, id) = ("attaching to container", &attach.container);
+        let descriptors = self.connections.get_mut(&asker.connection).and_then(|connection| connection.take_descriptors());
+        let descriptors = descriptors.ok_or(Errno::BADF).or_fault("receiving the streams of a client of container", id)?;
+        let client = Client::new(self.next_serial(), attach, descriptors).or_fault(stage, id)?;
+        let running = self.containers.get_mut(id).filter(|container| matches!(container.phase, Phase::Running { .. }));
+        running.ok_or(Errno::SRCH).or_fault(stage, id)?.attach(client);
+        Ok(())
+    }
+
+    fn resize(&self, id: &str, columns: u16, rows: u16) -> Result<()> {
+        self.running(id)?.resize(columns, rows).or_fault("changing the size of the terminal of container", id)
     }
 
     fn running(&self, id: &str) -> Result<&Container> {

@@ -22,6 +22,7 @@ use rustix::stdio::{dup2_stdin, dup2_stdout, stdin};
 use rustix::thread::set_name;
 
 use self::lives::{Launch, Launches};
+use crate::attached::Side;
 use crate::connection::{Closed, Connection};
 use crate::container::Container;
 use crate::fault::{OrFault, Result};
@@ -65,6 +66,8 @@ enum Source {
     Connection(u64),
     Launch(Pid),
     Output { container: u64, stream: usize },
+    Client { container: u64, client: u64, side: Side },
+    Input { container: u64 },
 }
 
 #[derive(Debug)]
@@ -82,6 +85,10 @@ struct Monitor {
     buffers: Option<Buffers>,
     /// Whether to end once nothing runs, and who waits for it.
     ending: Option<Option<Asker>>,
+}
+
+fn numbered(containers: &mut BTreeMap<String, Container>, serial: u64) -> Option<&mut Container> {
+    containers.values_mut().find(|container| container.serial == serial)
 }
 
 impl Monitor {
@@ -156,6 +163,14 @@ impl Monitor {
                 .enumerate()
                 .map(move |(stream, source)| (Source::Output { container: serial, stream }, source.as_fd(), input))
         });
+        let clients = self.containers.values().flat_map(|container| {
+            let serial = container.serial;
+            let input = container.awaited_input().map(|input| (Source::Input { container: serial }, input, PollFlags::OUT));
+            let clients = container.client_sources();
+            clients
+                .map(move |(client, side, descriptor, interest)| (Source::Client { container: serial, client, side }, descriptor, interest))
+                .chain(input)
+        });
         let launches = self
             .launches
             .iter()
@@ -164,7 +179,7 @@ impl Monitor {
         let connections =
             self.connections.iter().map(|(number, connection)| (Source::Connection(*number), connection.as_fd(), connection.interest()));
         let signals = (Source::Signals, self.signals.as_fd(), input);
-        outputs.chain(launches).chain(connections).chain(listener).chain([signals])
+        outputs.chain(clients).chain(launches).chain(connections).chain(listener).chain([signals])
     }
 
     fn act(&mut self, source: Source, flags: PollFlags) {
@@ -175,8 +190,18 @@ impl Monitor {
             Source::Launch(pid) => self.hear(pid),
             Source::Output { container, stream } => {
                 let buffers = self.buffers.get_or_insert_with(Buffers::new);
-                if let Some(container) = self.containers.values_mut().find(|one| one.serial == container) {
+                if let Some(container) = numbered(&mut self.containers, container) {
                     container.copy_output(stream, buffers);
+                }
+            }
+            Source::Client { container, client, side } => {
+                if let Some(container) = numbered(&mut self.containers, container) {
+                    container.serve_client(client, side);
+                }
+            }
+            Source::Input { container } => {
+                if let Some(container) = numbered(&mut self.containers, container) {
+                    container.copy_input();
                 }
             }
         }
