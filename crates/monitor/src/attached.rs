@@ -12,6 +12,8 @@ use crate::protocol::Attach;
 
 /// How much of a client's input is taken at once.
 const INPUT: usize = 16 << 10;
+/// How often in one turn of the loop, so that a flood from one client does not keep everybody else waiting.
+const READS_PER_TURN: usize = 8;
 
 /// Which of a client's descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,19 +122,19 @@ impl Client {
         self.pending = Vec::new();
     }
 
-    /// Passes on what has come for as long as the container takes it.
+    /// Passes on for a while what has come, for as long as the container takes it.
     pub(crate) fn pass_on(&mut self, to: &OwnedFd) -> Input {
-        loop {
+        for _ in 0..READS_PER_TURN {
             match write_all(&mut self.pending, to) {
                 Ok(()) => {}
-                Err(Errno::AGAIN) => return Input::Open,
+                Err(Errno::AGAIN) => break,
                 Err(_) => return Input::Refused,
             }
-            let Some(input) = &self.input else { return Input::Open };
+            let Some(input) = &self.input else { break };
             let mut bytes = [0; INPUT];
             match read(input, &mut bytes) {
                 Ok(count) if count > 0 => self.pending.extend_from_slice(bytes.get(..count).unwrap_or_default()),
-                Err(Errno::AGAIN) => return Input::Open,
+                Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => {}
                 Ok(_) | Err(_) => {
                     self.input = None;
@@ -140,6 +142,7 @@ impl Client {
                 }
             }
         }
+        Input::Open
     }
 }
 
@@ -215,6 +218,15 @@ mod tests {
             assert!(passed == Input::Open && client.is_waiting());
         }
         assert_eq!(seen, 20_000);
+    }
+
+    #[test]
+    fn a_flood_of_input_lets_others_have_their_turn() {
+        let file = |path: &str| OwnedFd::from(std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap());
+        let attach = Attach { container: String::new(), stdin: true, stdout: false, stderr: false, stdin_once: false };
+        let mut client = Client::new(1, &attach, [file("/dev/zero"), file("/dev/null"), file("/dev/null")]).unwrap();
+        assert_eq!(client.pass_on(&file("/dev/null")), Input::Open);
+        assert!(!client.is_gone());
     }
 
     #[test]
