@@ -302,7 +302,7 @@ impl Pull {
             Ok(Draft { scratch, applied })
         });
         let (fetched, unpacked) = tokio::join!(self.source.download(layer.blob, sender), applying);
-        // A download that failed makes unpacking fail too; the other way round it just stops.
+        // A download that failed makes unpacking fail too, or the content that it found to be wrong did.
         fetched.map_err(|error| error.during("fetching the layer", &digest, &self.name))?;
         unpacked.map_err(|error| wrap("unpacking the layer", format!("{digest} of {}", self.name), error))
     }

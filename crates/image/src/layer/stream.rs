@@ -6,7 +6,7 @@ use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::Path;
 
 use bytes::{Buf, Bytes};
-use coracle_domain::{During, Failure, Result};
+use coracle_domain::{During, Error, Failure, FailureKind, Result};
 use flate2::bufread::MultiGzDecoder;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
@@ -23,13 +23,22 @@ const BUFFER: usize = 128 << 10;
 /// returns: the sender has vouched for the compressed content, and the archive's digest is `diff_id`.
 pub(crate) fn unpack(directory: &Path, chunks: mpsc::Receiver<Chunk>, diff_id: Digest) -> Result<Applied> {
     let mut compressed = Chunks { receiver: chunks, current: Bytes::new(), ended: false };
-    let (applied, found) = decompress_and_apply(directory, &mut compressed)?;
+    let (applied, found) = decompress_and_apply(directory, &mut compressed).inspect_err(|error| {
+        // Content that makes no sense may have changed on the way. Whoever sends it knows that at its end, and says so.
+        if !is_for_want_of_room(error) {
+            compressed.drain();
+        }
+    })?;
     compressed.expect_end().during("reading", "the archive's end")?;
     if found != diff_id {
         let problem = format!("the decompressed archive's digest is {found}");
         return Err(Failure::new("verifying the diff id", diff_id, problem).into());
     }
     Ok(applied)
+}
+
+fn is_for_want_of_room(error: &Error) -> bool {
+    matches!(error, Error::Failed(failure) if failure.kind == FailureKind::Exhausted)
 }
 
 fn decompress_and_apply(directory: &Path, compressed: &mut Chunks) -> Result<(Applied, Digest)> {
@@ -48,6 +57,14 @@ struct Chunks {
 }
 
 impl Chunks {
+    fn drain(&mut self) {
+        while let Ok(bytes) = self.fill_buf()
+            && !bytes.is_empty()
+        {
+            self.current.clear();
+        }
+    }
+
     fn expect_end(mut self) -> io::Result<()> {
         if self.fill_buf()?.is_empty() { Ok(()) } else { Err(io::Error::new(io::ErrorKind::InvalidData, "something follows the archive")) }
     }
