@@ -1,17 +1,14 @@
 //! Attaching a client to a container: pipes whose other ends the container's monitor has.
 
-use std::os::fd::OwnedFd;
-
-use coracle_domain::{ContainerView, During, Refusal, Result};
+use coracle_domain::{ContainerView, Result};
 use coracle_monitor::client::Monitor;
 use coracle_monitor::protocol::Attach;
 use rustix::pipe::fcntl_setpipe_size;
 use tokio::sync::watch;
 
 use crate::deadline::{ANSWER, within};
-use crate::exec::null;
 use crate::live::Live;
-use crate::session::{Session, TerminalSize, WantedStreams, ends};
+use crate::session::{Pipes, Session, TerminalSize, WantedStreams};
 
 const STAGE: &str = "attaching to container";
 
@@ -20,27 +17,23 @@ const WAITING: usize = 1 << 20;
 
 /// Joins the streams of a running container. Streams that it does not have stay absent or silent.
 pub(crate) async fn attach(container: &ContainerView, live: &Live, wanted: WantedStreams) -> Result<Session<()>> {
-    let (Some(target), Some(monitor)) = (live.running(container), &live.monitor) else {
-        return Err(Refusal::wrong_state(format!("container {} is not running", container.id)).into());
-    };
+    let (target, monitor) = live.reach(container)?;
     let (id, request) = (&container.id, &container.request);
-    let (input, stdin) = ends(wanted.stdin && request.stdin, |(read, write)| (read, write)).during(STAGE, id)?;
-    let (output, stdout) = ends(wanted.stdout, |(read, write)| (write, read)).during(STAGE, id)?;
-    let (error, stderr) = ends(wanted.stderr, |(read, write)| (write, read)).during(STAGE, id)?;
-    for output in [&output, &error].into_iter().flatten() {
+    let wanted = WantedStreams { stdin: wanted.stdin && request.stdin, ..wanted };
+    let Pipes { theirs, stdin, stdout, stderr } = Pipes::new(wanted, STAGE, id)?;
+    for output in [&stdout, &stderr].into_iter().flatten() {
         // Only a matter of how much is lost to whom.
         let _ = fcntl_setpipe_size(output, WAITING);
     }
     let attach = Attach {
         container: id.to_string(),
-        stdin: input.is_some(),
-        stdout: output.is_some(),
-        stderr: error.is_some(),
+        stdin: wanted.stdin,
+        stdout: wanted.stdout,
+        stderr: wanted.stderr,
         stdin_once: request.stdin_once,
     };
-    let [input, output, error] = [input, output, error].map(|end: Option<OwnedFd>| end.map_or_else(null, Ok));
     let mut ended = target.ended.subscribe();
-    within(ANSWER, STAGE, id.as_str(), monitor.attach(attach, [input?, output?, error?])).await?;
+    within(ANSWER, STAGE, id.as_str(), monitor.attach(attach, theirs)).await?;
     let exit = Box::pin(async move {
         // An error means that the container's owner dropped it: it is gone.
         let _ = ended.wait_for(|ended| *ended).await;

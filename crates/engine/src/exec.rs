@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use coracle_cgroup::ExecLeaf;
-use coracle_domain::{ContainerId, ContainerView, During, Failure, FailureKind, Refusal, Result};
+use coracle_domain::{ContainerId, ContainerView, During, Failure, FailureKind, Result};
 use coracle_monitor::protocol::Exec;
 use coracle_plan::Cgroups;
 use rustix::fs::{Mode, OFlags};
@@ -78,9 +78,7 @@ impl Engine {
 /// Starts a program in a running container, with these standard streams, or with a socket as the first of them, over
 /// which its terminal comes (see [`coracle_monitor::protocol::Request::Exec`]).
 pub(crate) async fn start(container: &ContainerView, live: &Live, request: Request, streams: [OwnedFd; 3]) -> Result<Started> {
-    let (Some(target), Some(monitor)) = (live.running(container), &live.monitor) else {
-        return Err(Refusal::wrong_state(format!("container {} is not running", container.id)).into());
-    };
+    let (target, monitor) = live.reach(container)?;
     let subject = container.id.as_str();
     // One mkdir(2) in memory: shorter than handing it to another thread would take.
     let leaf = Leaf(Some(target.cgroup.exec_leaf(&request.name)?));

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use coracle_cgroup::Cgroup;
-use coracle_domain::{ContainerId, ContainerPhase, ContainerView};
+use coracle_domain::{ContainerId, ContainerPhase, ContainerView, Refusal, Result};
 use coracle_monitor::client::Monitor;
 use coracle_plan::Process;
 use tokio::sync::watch;
@@ -31,6 +31,15 @@ impl Live {
             ContainerPhase::Running { .. } => self.containers.get(&container.id),
             _ => None,
         }
+    }
+
+    /// A running container's live parts, and the monitor that they are reached by.
+    ///
+    /// # Errors
+    /// Refused if it does not run.
+    pub(crate) fn reach(&self, container: &ContainerView) -> Result<(&Arc<LiveContainer>, &Monitor)> {
+        let reached = self.running(container).zip(self.monitor.as_ref());
+        reached.ok_or_else(|| Refusal::wrong_state(format!("container {} is not running", container.id)).into())
     }
 }
 

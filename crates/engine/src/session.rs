@@ -104,11 +104,8 @@ async fn exec(container: &ContainerView, live: &Live, request: exec::Request, wa
 
 async fn with_pipes(container: &ContainerView, live: &Live, request: exec::Request, wanted: WantedStreams) -> Result<Session<i32>> {
     let id = &container.id;
-    let (input, stdin) = ends(wanted.stdin, |(read, write)| (read, write)).during(PIPES, id)?;
-    let (output, stdout) = ends(wanted.stdout, |(read, write)| (write, read)).during(PIPES, id)?;
-    let (error, stderr) = ends(wanted.stderr, |(read, write)| (write, read)).during(PIPES, id)?;
-    let [input, output, error] = [input, output, error].map(|end| end.map_or_else(null, Ok));
-    let started = exec::start(container, live, request, [input?, output?, error?]).await?;
+    let Pipes { theirs, stdin, stdout, stderr } = Pipes::new(wanted, PIPES, id)?;
+    let started = exec::start(container, live, request, theirs).await?;
     Ok(Session { stdin, stdout, stderr, resize: None, exit: exit(started, id.clone()) })
 }
 
@@ -130,14 +127,27 @@ fn exit(mut started: Started, id: ContainerId) -> Pin<Box<dyn Future<Output = Re
     Box::pin(async move { started.exited(&id).await })
 }
 
-/// A pipe if it is wanted: the program's end and ours, of a reading and a writing one.
-pub(crate) fn ends(
-    wanted: bool,
-    split: impl FnOnce((OwnedFd, OwnedFd)) -> (OwnedFd, OwnedFd),
-) -> std::io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
-    if !wanted {
-        return Ok((None, None));
+/// A pipe for each stream that a client wants.
+#[derive(Debug)]
+pub(crate) struct Pipes {
+    /// The program's ends: input, output and error output; /dev/null for a stream that nobody wants.
+    pub(crate) theirs: [OwnedFd; 3],
+    /// Ours of its input.
+    pub(crate) stdin: Option<OwnedFd>,
+    /// Ours of its output.
+    pub(crate) stdout: Option<OwnedFd>,
+    /// Ours of its error output.
+    pub(crate) stderr: Option<OwnedFd>,
+}
+
+impl Pipes {
+    pub(crate) fn new(wanted: WantedStreams, stage: &'static str, container: &ContainerId) -> Result<Self> {
+        let pipe = |wanted: bool| match wanted {
+            true => pipe_with(PipeFlags::CLOEXEC).during(stage, container).map(|(read, write)| (Some(read), Some(write))),
+            false => Ok((None, None)),
+        };
+        let ((input, stdin), (stdout, output), (stderr, error)) = (pipe(wanted.stdin)?, pipe(wanted.stdout)?, pipe(wanted.stderr)?);
+        let [input, output, error] = [input, output, error].map(|end| end.map_or_else(null, Ok));
+        Ok(Self { theirs: [input?, output?, error?], stdin, stdout, stderr })
     }
-    let (theirs, ours) = split(pipe_with(PipeFlags::CLOEXEC)?);
-    Ok((Some(theirs), Some(ours)))
 }
