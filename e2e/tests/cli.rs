@@ -1,6 +1,8 @@
 //! The command line's client, against the same endpoint that the tests use: what people see and what programs read.
 
-use std::process::Command;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
 
 use coracle_e2e::{ContainerSpec, Node, eventually};
 use serde_json::Value;
@@ -12,13 +14,16 @@ struct Run {
     code: Option<i32>,
 }
 
-/// Runs `coracle` with the node's endpoint.
+/// `coracle` with the node's endpoint.
+fn client(node: &Node, arguments: &[&str]) -> Command {
+    let mut command = Command::new(&node.target.binary);
+    command.args(arguments).env("CORACLE_ENDPOINT", format!("unix://{}", node.cri.socket().display()));
+    command
+}
+
+/// Runs it to its end.
 fn coracle(node: &Node, arguments: &[&str]) -> Run {
-    let output = Command::new(&node.target.binary)
-        .args(arguments)
-        .env("CORACLE_ENDPOINT", format!("unix://{}", node.cri.socket().display()))
-        .output()
-        .unwrap_or_else(|error| panic!("{}: {error}", node.target.binary.display()));
+    let output = client(node, arguments).output().unwrap_or_else(|error| panic!("{}: {error}", node.target.binary.display()));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Run { stdout: text(&output.stdout), stderr: text(&output.stderr), code: output.status.code() }
 }
@@ -146,5 +151,111 @@ async fn containers_made_by_others_are_shown_and_found_by_name() {
     assert_eq!(good(&node, &["exec", "named-container", "/bin/hostname"]), "theirs\n");
     let short = &container.id[..12];
     assert_eq!(good(&node, &["exec", short, "/bin/hostname"]), "theirs\n");
+    node.finish().await;
+}
+
+/// A command of the client that goes on, with pipes to it; killed at the test's end.
+struct Session(Child);
+
+impl Session {
+    fn begin(node: &Node, arguments: &[&str]) -> Self {
+        let mut command = client(node, arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self(command.spawn().unwrap_or_else(|error| panic!("{arguments:?}: {error}")))
+    }
+
+    fn say(&mut self, words: &str) {
+        self.0.stdin.as_mut().expect("a pipe").write_all(words.as_bytes()).unwrap_or_else(|error| panic!("{words:?}: {error}"));
+    }
+
+    fn line(&mut self) -> String {
+        let stdout = self.0.stdout.as_mut().expect("a pipe");
+        let mut line = Vec::new();
+        while line.last() != Some(&b'\n') {
+            let mut byte = [0];
+            assert_eq!(stdout.read(&mut byte).expect("output"), 1, "it ended after {:?}", String::from_utf8_lossy(&line));
+            line.push(byte[0]);
+        }
+        String::from_utf8_lossy(&line).trim_end().to_owned()
+    }
+
+    /// Ends the input and waits.
+    fn end(mut self) -> Option<i32> {
+        drop(self.0.stdin.take());
+        self.0.wait().expect("its end").code()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exec_and_attach_pass_on_what_is_typed() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let script = "while read line; do echo heard $line; done; exit 3";
+    let spec = ContainerSpec::new("talker", &image).script(script).with(|config| (config.stdin, config.stdin_once) = (true, true));
+    let container = node.pod("talk").await.start(&spec).await;
+
+    let mut exec = Session::begin(&node, &["exec", "-i", "talker", "/bin/sh", "-c", "cat; exit 4"]);
+    exec.say("ahoy\n");
+    assert_eq!(exec.line(), "ahoy", "it arrives before the end of the input");
+    assert_eq!(exec.end(), Some(4));
+
+    let mut attach = Session::begin(&node, &["attach", "-i", "talker"]);
+    attach.say("ahoy\n");
+    assert_eq!(attach.line(), "heard ahoy");
+    assert_eq!(attach.end(), Some(0));
+    assert_eq!(container.exited().await.exit_code, 3, "the end of the input was passed on as well");
+
+    let late = coracle(&node, &["exec", "-i", "talker", "/bin/true"]);
+    assert_eq!(late.code, Some(1));
+    assert!(late.stderr.contains("talker") || late.stderr.contains(&container.id), "{}", late.stderr);
+    node.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_is_as_large_as_ours_and_ours_is_restored() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    node.pod("terminal").await.start(&ContainerSpec::new("terminal", &image)).await;
+    let script = "stty rows 33 cols 101; before=$(stty -g); \
+                  \"$CORACLE\" exec -it terminal -- /bin/sh -c 'until [ \"$(stty size)\" = \"33 101\" ]; do sleep 0.02; done; echo good; exit 5'; \
+                  code=$?; [ \"$(stty -g)\" = \"$before\" ] && echo restored; exit $code";
+    let output = Command::new("script")
+        .args(["--quiet", "--return", "--command", script, "/dev/null"])
+        .env("CORACLE", &node.target.binary)
+        .env("CORACLE_ENDPOINT", format!("unix://{}", node.cri.socket().display()))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("script: {error}"));
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("good\r\n") && said.contains("restored\r\n"), "{said}");
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    node.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_of_a_pod_is_reached_at_a_port_of_ours() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let serve = "mkdir /tmp/www; echo ahoy > /tmp/www/index.html; exec httpd -f -p 8080 -h /tmp/www";
+    node.pod("server").await.start(&ContainerSpec::new("server", &image).script(serve)).await;
+    let mut forward = Session::begin(&node, &["port-forward", "server", "0:8080", "0:9"]);
+    let [good, closed] = [forward.line(), forward.line()].map(|line| line.split_whitespace().next().expect("an address").to_owned());
+    let get = |address: &str| {
+        let mut socket = TcpStream::connect(address).expect("a connection");
+        socket.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("a request");
+        let mut answer = String::new();
+        let _ = socket.read_to_string(&mut answer);
+        answer
+    };
+    eventually("the server's word", || async { get(&good).ends_with("ahoy\n").then_some(()) }).await;
+    assert_eq!(get(&closed), "", "nobody listens there");
+    assert!(get(&good).ends_with("ahoy\n"), "the other port does not mind");
     node.finish().await;
 }

@@ -2,11 +2,12 @@
 //!
 //! Only the grammar is here. Values with a syntax of their own parse in `client::values`.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::client::values::{self, Cpus, Memory, Moment, Pair, Secret, User, Volume};
+use crate::client::values::{self, Cpus, Memory, Moment, Pair, Ports, Secret, User, Volume};
 
 /// A Kubernetes container runtime, and a client for any CRI endpoint.
 #[derive(Debug, Parser)]
@@ -75,6 +76,10 @@ pub(crate) enum ClientCommand {
     Logs(LogsArgs),
     /// Run a command in a container and exit with its status
     Exec(ExecArgs),
+    /// Take part in a running container's input and output, until one side ends
+    Attach(AttachArgs),
+    /// Bring connections to ports of this machine to ports of a pod, until interrupted
+    PortForward(PortForwardArgs),
     /// Show what containers use
     Stats {
         /// Containers, or pods for all of theirs; none: all that run
@@ -194,19 +199,43 @@ pub(crate) struct LogsArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExecArgs {
-    /// Kill the command after so many seconds; 0: never
-    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
-    pub(crate) timeout: u32,
-    /// Not yet: interactive sessions come with streaming
+    /// Kill the command after so many seconds, and print what it said at its end only
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..), conflicts_with_all = ["interactive", "tty"])]
+    pub(crate) timeout: Option<u32>,
+    /// Pass the input on
     #[arg(short, long)]
     pub(crate) interactive: bool,
-    /// Not yet: interactive sessions come with streaming
+    /// Give it a terminal
     #[arg(short, long)]
     pub(crate) tty: bool,
     #[arg(value_name = "CONTAINER")]
     pub(crate) container: String,
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AttachArgs {
+    /// Pass the input on; the container must have been made with one
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// The container was made with a terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    #[arg(value_name = "CONTAINER")]
+    pub(crate) container: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PortForwardArgs {
+    /// The address of this machine to listen on
+    #[arg(long, default_value = "127.0.0.1")]
+    pub(crate) address: IpAddr,
+    #[arg(value_name = "POD")]
+    pub(crate) pod: String,
+    /// A port of this machine (0: any that is free) and one of the pod; alone, it is both
+    #[arg(required = true, value_name = "[LOCAL:]REMOTE")]
+    pub(crate) ports: Vec<Ports>,
 }
 
 #[derive(Debug, Args)]
@@ -267,7 +296,10 @@ mod tests {
     fn the_words_after_the_container_are_the_command() {
         for line in ["coracle exec web --timeout 3 -- ls -t", "coracle exec --timeout 3 web ls -t"] {
             let ClientCommand::Exec(args) = client(line) else { panic!("{line}") };
-            assert_eq!((args.timeout, args.tty, args.container.as_str(), args.command.join(" ").as_str()), (3, false, "web", "ls -t"));
+            assert_eq!(
+                (args.timeout, args.tty, args.container.as_str(), args.command.join(" ").as_str()),
+                (Some(3), false, "web", "ls -t")
+            );
         }
         assert!(parse("coracle exec web").is_err());
     }
@@ -289,6 +321,10 @@ mod tests {
             "coracle run --pod p --host-network busybox",
             "coracle run --memory lots busybox",
             "coracle pull --creds a:b --creds-file c busybox",
+            "coracle exec --timeout 1 -it web sh",
+            "coracle attach",
+            "coracle port-forward web",
+            "coracle port-forward web 80:0",
             "coracle stop",
             "coracle rmi",
             "coracle images --output xml",

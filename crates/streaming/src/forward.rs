@@ -178,8 +178,8 @@ async fn dial<B: Backend>(backend: &B, pod: &PodId, port: u16) -> Result<(Source
     ends.during("watching a socket to", pod)
 }
 
-/// Copies both ways until both have ended, or until the client has cut its stream off: then what it sent before is not
-/// waited for, which a pod that does not read would never take.
+/// Copies both ways until both have ended. What the client sent before is not waited for, since a pod that does not read
+/// would never take it, once the client has cut its stream off, or where it cannot be told that the pod has ended.
 async fn relay(from_pod: impl Future<Output = Copied>, to_pod: impl Future<Output = ()>) {
     tokio::pin!(from_pod, to_pod);
     tokio::select! {
@@ -194,13 +194,17 @@ async fn relay(from_pod: impl Future<Output = Copied>, to_pod: impl Future<Outpu
     }
 }
 
-/// Copies what the pod sends. Its end is passed on; the other direction may go on.
+/// Copies what the pod sends. Its end is passed on; the other direction may go on if all was said.
 async fn from_pod(socket: Source, data: Outgoing, error: Outgoing) -> Copied {
     let (_never, not_ended) = watch::channel(false);
     let copied = match outwards(&socket, &data, not_ended).await {
+        // Only the connection's end tells a client that knows no other word for it.
         Ok(copied) => {
-            data.finish();
-            copied
+            if data.finish() {
+                copied
+            } else {
+                Copied::ClientGone
+            }
         }
         // The pod has broken the connection: so do we.
         Err(_) => Copied::ClientGone,

@@ -94,11 +94,14 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Says that nothing more will be sent.
-    pub(crate) fn finish(self) {
+    /// Says that nothing more will be sent; whether the protocol has words for it.
+    pub(crate) fn finish(self) -> bool {
         match self {
-            Self::Spdy(writer) => writer.finish(),
-            Self::WebSocket(_) => {}
+            Self::Spdy(writer) => {
+                writer.finish();
+                true
+            }
+            Self::WebSocket(_) => false,
         }
     }
 }

@@ -1,20 +1,20 @@
-//! Containers: `ps`, `exec`, and the calls that `stop`, `rm` and `run` share.
+//! Containers: `ps`, and the calls that `stop`, `rm` and `run` share.
 
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 
 use coracle_cri::v1;
 
 use super::connect::Client;
-use super::error::{Error, Result};
+use super::error::Result;
 use super::pods::is_absent;
 use super::print_json;
 use super::render::table::Table;
 use super::render::units::{UNKNOWN, age, short};
-use super::resolve::{Catalogue, path};
+use super::resolve::path;
 use super::time::now;
-use crate::cli::{ExecArgs, Output};
+use crate::cli::Output;
 
 /// Prints the containers, the youngest first: those that run, or all.
 pub(crate) async fn list(client: &Client, all: bool, output: Output) -> Result<()> {
@@ -77,26 +77,6 @@ fn image_name(container: &v1::Container, names: &HashMap<String, String>) -> Str
     let ids = [&container.image_id, &container.image_ref, &spec.image];
     let known = ids.into_iter().find_map(|id| names.get(id)).cloned();
     known.unwrap_or_else(|| if spec.image.starts_with("sha256:") { short(&spec.image).into() } else { spec.image })
-}
-
-/// Refuses what needs a stream, before anything is connected.
-pub(crate) fn refuse_interactive(args: &ExecArgs) -> Result<()> {
-    if args.interactive || args.tty {
-        return Err(Error::Usage("-i and -t need a streaming session, which this client cannot hold yet: leave them out".into()));
-    }
-    Ok(())
-}
-
-/// Runs a command to its end, prints what it printed, and exits with its status.
-pub(crate) async fn exec(client: &Client, args: &ExecArgs) -> Result<ExitCode> {
-    let catalogue = Catalogue::containers(client).await?;
-    let container_id = catalogue.resolve(&args.container)?.id.clone();
-    let request = v1::ExecSyncRequest { container_id, cmd: args.command.clone(), timeout: args.timeout.into() };
-    let answer = client.runtime.clone().exec_sync(request).await?.into_inner();
-    io::stdout().lock().write_all(&answer.stdout)?;
-    io::stderr().lock().write_all(&answer.stderr)?;
-    io::stdout().flush()?;
-    Ok(exit_status(answer.exit_code))
 }
 
 /// A process's status has one byte; what does not fit is 255, never 0.

@@ -5,6 +5,7 @@
 mod connect;
 mod containers;
 mod error;
+mod forward;
 mod images;
 mod info;
 mod inspect;
@@ -13,11 +14,14 @@ mod log_file;
 mod logs;
 mod pods;
 mod progress;
+mod remote;
 mod render;
 mod resolve;
 mod run;
 mod run_config;
+mod session;
 mod stats;
+mod terminal;
 mod time;
 pub(crate) mod values;
 
@@ -44,20 +48,22 @@ pub(crate) fn main(command: ClientCommand, options: &Options) -> ExitCode {
 
 fn block_on(command: ClientCommand, options: &Options) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().during("starting", "the client's runtime")?;
-    runtime.block_on(dispatch(command, options))
+    let outcome = runtime.block_on(dispatch(command, options));
+    // Nobody waits for input that nobody wants any more.
+    runtime.shutdown_background();
+    outcome
 }
 
 async fn dispatch(command: ClientCommand, options: &Options) -> Result<ExitCode> {
-    if let ClientCommand::Exec(args) = &command {
-        containers::refuse_interactive(args)?;
-    }
     if matches!(command, ClientCommand::Version) {
         info::print_own_version(options.output)?;
     }
     let client = Client::connect(&options.endpoint).await?;
     let output = options.output;
     match command {
-        ClientCommand::Exec(args) => return containers::exec(&client, &args).await,
+        ClientCommand::Exec(args) => return remote::exec(&client, &args).await,
+        ClientCommand::Attach(args) => return remote::attach(&client, &args).await,
+        ClientCommand::PortForward(args) => forward::forward(&client, &args).await,
         ClientCommand::Run(args) => return run::run(&client, &args, output).await,
         ClientCommand::Pull(args) => images::pull(&client, &args, output).await,
         ClientCommand::Images => images::list(&client, output).await,

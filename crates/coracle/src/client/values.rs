@@ -106,6 +106,26 @@ impl FromStr for Pair {
     }
 }
 
+/// A port of this machine, and the pod's to which it leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ports {
+    /// 0: any that is free.
+    pub(crate) local: u16,
+    pub(crate) remote: u16,
+}
+
+impl FromStr for Ports {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (local, remote) = text.split_once(':').unwrap_or((text, text));
+        match (local.parse(), remote.parse()) {
+            (Ok(local), Ok(remote @ 1..)) => Ok(Self { local, remote }),
+            _ => Err("not of the form [LOCAL:]REMOTE, with ports up to 65535".into()),
+        }
+    }
+}
+
 /// A name of a pod, a container or a namespace: it becomes part of file names.
 pub(crate) fn name(text: &str) -> Result<String, String> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
@@ -249,6 +269,15 @@ mod tests {
 
     fn bytes(text: &str) -> Option<i64> {
         text.parse::<Memory>().ok().map(|memory| memory.0)
+    }
+
+    #[test]
+    fn ports_are_one_or_two() {
+        assert_eq!("80".parse(), Ok(Ports { local: 80, remote: 80 }));
+        assert_eq!("0:80".parse(), Ok(Ports { local: 0, remote: 80 }));
+        for text in ["", "0", "80:0", "80:", ":80", "65536", "1:2:3", "http"] {
+            assert!(text.parse::<Ports>().is_err(), "{text}");
+        }
     }
 
     #[test]

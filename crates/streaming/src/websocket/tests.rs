@@ -5,6 +5,7 @@ use std::sync::Arc;
 use coracle_domain::PodId;
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -181,4 +182,21 @@ async fn each_port_has_two_channels_that_begin_with_it() {
     assert_eq!(channels[1], begun);
     assert_eq!(channels[2], [1, 0]);
     assert!(String::from_utf8_lossy(&channels[3][2..]).contains("refused"), "nobody listens on port 1");
+}
+
+#[tokio::test]
+async fn a_forwarded_connection_is_over_when_the_pod_says_so() {
+    let listening = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listening.local_addr().unwrap().port();
+    let (ours, theirs) = duplex(64 << 10);
+    let request = PortForwardRequest::new(PodId::from_entropy([1; 32]), &[port.into()]).unwrap();
+    let how = Forward::WebSocket { codec: Codec::Raw { closing: false } };
+    let serving = tokio::spawn(session::forward(theirs, how, Arc::new(Fake::default()), request, LIMITS));
+    let mut client = client(ours).await;
+    let (mut pod, _) = listening.accept().await.unwrap();
+    pod.write_all(b"goodbye").await.unwrap();
+    drop(pod);
+    let (heard, close) = to_end(&mut client).await;
+    assert_eq!((heard[0].get(2..), close), (Some(&b"goodbye"[..]), Some(CloseCode::Normal)));
+    serving.await.unwrap();
 }
