@@ -156,10 +156,14 @@ impl Shared {
         Ok(Some((incoming, Writer::new(number, self.clone(), changed))))
     }
 
-    /// Says yes to a stream.
+    /// Says yes to a stream, unless it was reset meanwhile.
     pub(super) fn accept(&self, number: u32) {
         let mut deflater = self.deflater.lock().unwrap_or_else(PoisonError::into_inner);
-        // Under the lock: blocks must be sent in the order in which they were made.
+        let state = self.state();
+        if !state.streams.get(&number).is_some_and(|stream| stream.writing) {
+            return;
+        }
+        // Under the locks: blocks must be sent in the order in which they were made, and before the stream's end.
         self.say(frame::syn_reply(number, &deflater.write(&Headers::default())));
     }
 

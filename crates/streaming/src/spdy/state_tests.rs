@@ -90,3 +90,16 @@ proptest! {
         prop_assert_eq!(ended, !open);
     }
 }
+
+#[test]
+fn a_stream_that_was_reset_before_it_was_accepted_is_left_alone() {
+    let (shared, mut queue) = Shared::new();
+    let _streams = [1, 3].map(|number| shared.open(number, false, false).unwrap().unwrap());
+    // More than a window can be.
+    shared.granted(1, i32::MAX as u32).unwrap();
+    while queue.try_recv().is_ok() {}
+    shared.accept(1);
+    assert!(queue.try_recv().is_err(), "nothing is said on a stream after its end");
+    shared.accept(3);
+    assert!(matches!(queue.try_recv(), Ok(Out::Control(_))));
+}
