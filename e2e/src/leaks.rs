@@ -106,8 +106,12 @@ impl Footprint {
     pub fn mounts(&self) -> Vec<PathBuf> {
         let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
-        // Tests mount small file systems for the daemon's root themselves, and take them away themselves.
-        points.filter(|path| path.starts_with(&self.scratch) && *path != self.storage).collect()
+        points.filter(|path| path.starts_with(&self.scratch) && !self.lent().contains(path)).collect()
+    }
+
+    /// Where tests may mount small file systems for the daemon before it starts: its root, its state, the logs.
+    fn lent(&self) -> [PathBuf; 3] {
+        [self.storage.clone(), self.state.clone(), self.scratch.join("logs")]
     }
 
     /// Links on the bridge, and links named for the pods.
@@ -162,11 +166,11 @@ impl Footprint {
     }
 
     /// What belongs to the node rather than to a pod and outlives the daemon by design: the bridge, the table,
-    /// the root cgroup, and the file system that a test mounted for the storage directory. Removes them and returns what could not be removed.
+    /// the root cgroup, and the file systems that a test mounted for the daemon. Removes them and returns what could not be removed.
     pub fn remove_node(&self) -> Vec<String> {
         let mut faults = Vec::new();
-        if is_mount_point(&self.storage) {
-            faults.extend(unmount(&self.storage, UnmountFlags::empty()).err().map(|error| format!("{}: {error}", self.storage.display())));
+        for point in self.lent().iter().filter(|point| is_mount_point(point)) {
+            faults.extend(unmount(point, UnmountFlags::empty()).err().map(|error| format!("{}: {error}", point.display())));
         }
         if Path::new("/sys/class/net").join(&self.bridge).exists() {
             faults.extend(host::run("ip", &["link", "delete", &self.bridge]).err());

@@ -110,10 +110,16 @@ impl Node {
 
     /// Starts the daemon again and waits until it serves.
     pub async fn start_daemon(&mut self) {
+        self.launch_daemon();
+        if let Some(daemon) = &mut self.daemon {
+            daemon.serving(&self.cri).await;
+        }
+    }
+
+    /// Starts the daemon again, and does not wait for it.
+    pub fn launch_daemon(&mut self) {
         let files = |name: &str| self.scratch.path().join(name);
-        let mut daemon = Daemon::start(&files("bin/coracle"), &files("config.toml"), &files("daemon.log"));
-        daemon.serving(&self.cri).await;
-        self.daemon = Some(daemon);
+        self.daemon = Some(Daemon::start(&files("bin/coracle"), &files("config.toml"), &files("daemon.log")));
     }
 
     /// Kills the daemon and starts it again.

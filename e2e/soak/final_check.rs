@@ -1,0 +1,99 @@
+//! What must be when all pods have ended: nothing but the daemon, and that as small as it began.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use coracle_e2e::Node;
+use coracle_e2e::leaks::{self, Expected};
+
+use crate::arguments::Arguments;
+use crate::process::Holdings;
+use crate::world::World;
+
+/// How many more files the daemon may hold than it did before the first pod: a connection or two.
+const FILES: usize = 8;
+/// How many more threads: some wait a while for work before they end.
+const THREADS: usize = 16;
+/// How much more memory, in KiB: the allocator keeps some.
+const MEMORY: usize = 48 << 10;
+
+/// What was there before the first pod.
+#[derive(Debug)]
+pub(crate) struct FinalCheck {
+    holdings: Holdings,
+    state: BTreeSet<PathBuf>,
+    images: usize,
+}
+
+impl FinalCheck {
+    /// Looks at a node that has no pods yet.
+    pub(crate) fn before(node: &Node, world: &World) -> Self {
+        Self { holdings: Holdings::of(world.daemon()), state: leaks::tree(&node.footprint.state), images: images(world) }
+    }
+
+    /// Looks at a node that has no pods any more, and finishes it; how many findings there are.
+    pub(crate) async fn after(self, node: Node, world: &World, arguments: &Arguments) -> usize {
+        self.compare_lists(&node, world).await;
+        for left in node.footprint.remains(&self.expected(&node, world)) {
+            world.verdict.find("the end", "looking at the node", "nothing left", left);
+        }
+        let here = images(world);
+        if here > self.images {
+            world.verdict.find("the end", "looking at the image store", format!("{} entries", self.images), format!("{here}"));
+        }
+        self.compare_holdings(world).await;
+        self.keep_log(&node, world, arguments);
+        if let Err(panic) = tokio::spawn(node.finish()).await {
+            world.verdict.find("the end", "finishing the node", "an orderly end", panic.to_string());
+        }
+        world.verdict.findings()
+    }
+
+    async fn compare_lists(&self, node: &Node, world: &World) {
+        let pods = node.cri.pods(None).await.map(|pods| pods.len());
+        let containers = node.cri.containers(None).await.map(|containers| containers.len());
+        if !matches!((&pods, &containers), (Ok(0), Ok(0))) {
+            world.verdict.find("the end", "lists", "no pod and no container", format!("{pods:?}, {containers:?}"));
+        }
+    }
+
+    fn expected(&self, node: &Node, world: &World) -> Expected {
+        Expected {
+            processes: [i32::try_from(node.registry.pid()).unwrap_or_default(), world.daemon()].into(),
+            state: self.state.clone(),
+            pods: world.ledger.now().departed(),
+            addresses: Vec::new(),
+        }
+    }
+
+    /// The last daemon holds as little as the first one did.
+    async fn compare_holdings(&self, world: &World) {
+        // Threads that were given work wait ten seconds for more.
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        let (before, after) = (self.holdings, Holdings::of(world.daemon()));
+        println!("soak: the daemon held {before:?} before the first pod, {after:?} after the last");
+        let grown = after.files > before.files + FILES || after.threads > before.threads + THREADS || after.memory > before.memory + MEMORY;
+        if grown {
+            world.verdict.find("the end", "looking at the daemon", format!("about {before:?}"), format!("{after:?}"));
+        }
+    }
+
+    /// The log goes with the scratch directory, unless somebody will want it.
+    fn keep_log(&self, node: &Node, world: &World, arguments: &Arguments) {
+        if world.verdict.findings() == 0 {
+            return;
+        }
+        let kept = arguments.keep.join(format!("coracle-soak-{}-{}.log", arguments.seed, std::process::id()));
+        match std::fs::copy(node.scratch().join("daemon.log"), &kept) {
+            Ok(_) => println!("soak: the daemon's log is kept at {}", kept.display()),
+            Err(error) => println!("soak: {}: {error}", kept.display()),
+        }
+    }
+}
+
+/// How many files and directories the image store has.
+fn images(world: &World) -> usize {
+    let storage = &world.footprint.storage;
+    ["images", "layers"].iter().map(|name| leaks::tree(&storage.join(name)).len()).sum()
+}
