@@ -1,6 +1,6 @@
 //! The daemon dies, by `kill -9`, at any moment: no container notices, and the next daemon knows everything.
 
-use coracle_e2e::api::{ContainerState, PodSandboxState};
+use coracle_e2e::api::{ContainerState, NamespaceMode, PodSandboxState};
 use coracle_e2e::{Code, ContainerSpec, Node, PodSpec, eventually, host};
 
 #[tokio::test]
@@ -220,6 +220,19 @@ async fn a_pod_whose_monitor_died_is_told_honestly_and_can_be_removed() {
     pod.stop().await;
     assert!(container.host_pids().is_empty(), "a stopped pod has no processes");
     pod.remove().await;
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn the_init_process_of_shared_process_ids_ends_with_its_monitor() {
+    let Some(node) = Node::own().await else { return };
+    let mut shared = PodSpec::new("shared");
+    shared.namespaces().pid = NamespaceMode::Pod.into();
+    let pod = node.run(&shared).await;
+    for pid in node.footprint.monitors(&pod.id) {
+        host::run("kill", &["-KILL", &pid.to_string()]).expect("killing the monitor");
+    }
+    pod.stop().await;
     node.finish().await;
 }
 

@@ -1,6 +1,6 @@
 //! The first process of a pid namespace that a pod's containers share. It reaps, and can do nothing else: its root is
 //! an empty directory, it holds no descriptors and no capabilities, and nobody may look into it, for the containers
-//! are its neighbours.
+//! are its neighbours. It ends with its monitor, however that ends.
 
 use std::convert::Infallible;
 use std::os::fd::AsFd;
@@ -10,7 +10,7 @@ use coracle_sys::signal::SignalQueue;
 use rustix::fs::{Gid, Mode, OFlags, Uid, open};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, mount_change};
-use rustix::process::{DumpableBehavior, Signal, WaitOptions, set_dumpable_behavior, wait};
+use rustix::process::{DumpableBehavior, Signal, WaitOptions, set_dumpable_behavior, set_parent_process_death_signal, wait};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::thread::{set_name, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
@@ -30,7 +30,10 @@ pub(crate) fn run(user: u32, reporting: &Reporting) -> i32 {
             return 1;
         }
     };
-    let _ = reporting.report(&Report::Ready);
+    // A monitor that was killed before its death was a signal to this process is not there to be told.
+    if reporting.report(&Report::Ready).is_err() {
+        return 1;
+    }
     // It holds no descriptors but its own queue of signals.
     let _ = close_others(&[queue.as_fd()]);
     let Err(_) = reap(&queue);
@@ -51,6 +54,8 @@ fn confine(user: u32, reporting: &Reporting) -> Result<SignalQueue> {
     set_thread_res_gid(gid, gid, gid).or_fault(stage, "group")?;
     set_thread_res_uid(uid, uid, uid).or_fault(stage, "user")?;
     set_no_new_privs(true).or_fault(stage, "privileges")?;
+    // Last, since a change of user makes the kernel forget it.
+    set_parent_process_death_signal(Some(Signal::KILL)).or_fault(stage, "its life to the monitor's")?;
     SignalQueue::new(&[Signal::CHILD.as_raw()], true).or_fault(stage, "signals")
 }
 
