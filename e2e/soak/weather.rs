@@ -23,6 +23,8 @@ pub(crate) enum Kind {
     KillEarly,
     /// The daemon is told to end, and started again.
     Terminate,
+    /// The daemon stands still for a while.
+    Freeze,
     /// The file system of images and writable layers is full for a while.
     FullStorage,
     /// The file system of records is full for a while.
@@ -62,7 +64,7 @@ impl Iterator for Weather {
     fn next(&mut self) -> Option<Event> {
         let dice = &mut self.dice;
         let fair = if dice.chance(10) { dice.between(15_000, 40_000) } else { dice.between(300, 8_000) };
-        let kind = match dice.between(0, 19) {
+        let kind = match dice.between(0, 20) {
             0..=7 => Kind::Kill,
             8..=9 => Kind::KillEarly,
             10..=11 => Kind::Terminate,
@@ -71,7 +73,8 @@ impl Iterator for Weather {
             15 => Kind::FullLogs,
             16 => Kind::KillFull,
             17..=18 => Kind::SilentRegistry,
-            _ => Kind::BrokenRegistry,
+            19 => Kind::BrokenRegistry,
+            _ => Kind::Freeze,
         };
         let foul = match kind {
             Kind::Kill | Kind::Terminate => {
@@ -117,6 +120,7 @@ impl Event {
             Kind::Kill => self.kill(node, world, 0).await,
             Kind::KillEarly => self.kill(node, world, self.times).await,
             Kind::Terminate => self.terminate(node, world).await,
+            Kind::Freeze => self.freeze(node).await,
             Kind::FullStorage => self.fill(world, Trouble::StorageFull, &world.footprint.storage).await,
             Kind::FullState => self.fill(world, Trouble::StateFull, &world.footprint.state).await,
             Kind::FullLogs => self.fill(world, Trouble::LogsFull, &world.logs()).await,
@@ -148,6 +152,13 @@ impl Event {
         }
         sleep(self.foul).await;
         start(node, world).await;
+    }
+
+    async fn freeze(&self, node: &Node) {
+        let daemon = node.daemon_pid().to_string();
+        let _ = host::run("kill", &["-STOP", &daemon]);
+        sleep(self.foul).await;
+        let _ = host::run("kill", &["-CONT", &daemon]);
     }
 
     async fn fill(&self, world: &World, trouble: Trouble, directory: &Path) {

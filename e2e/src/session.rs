@@ -83,8 +83,13 @@ impl Session {
     /// Waits for the session's end; the status it ended with.
     pub async fn end(&mut self) -> Value {
         while self.receive().await {}
-        let status = self.text(ERROR);
+        let status = self.status();
         serde_json::from_str(&status).unwrap_or_else(|error| panic!("{error}: {status:?}"))
+    }
+
+    /// How it ended, as far as that was told.
+    pub fn status(&self) -> String {
+        self.text(ERROR)
     }
 
     /// What a channel has brought so far.
@@ -99,19 +104,24 @@ impl Session {
 
     /// Takes the next message; whether there was one.
     pub async fn receive(&mut self) -> bool {
+        self.try_receive().await.unwrap_or_else(|problem| panic!("{problem}"))
+    }
+
+    /// The same where the session may break off, or stand still: then that is said.
+    pub async fn try_receive(&mut self) -> Result<bool, String> {
         let next = timeout(DEADLINE, self.socket.next()).await;
-        match next.unwrap_or_else(|_| panic!("nothing comes any more; so far: {:?}", [0, 1, 2, 3].map(|channel| self.text(channel)))) {
+        match next.map_err(|_| format!("nothing comes any more; so far: {:?}", [0, 1, 2, 3].map(|channel| self.text(channel))))? {
             Some(Ok(Message::Binary(message))) => {
                 if let Some((&channel, bytes)) = message.split_first()
                     && let Some(received) = self.received.get_mut(usize::from(channel))
                 {
                     received.extend_from_slice(bytes);
                 }
-                true
+                Ok(true)
             }
-            Some(Ok(Message::Close(_))) | None => false,
-            Some(Ok(_)) => true,
-            Some(Err(error)) => panic!("the session broke off: {error}"),
+            Some(Ok(Message::Close(_))) | None => Ok(false),
+            Some(Ok(_)) => Ok(true),
+            Some(Err(error)) => Err(format!("the session broke off: {error}")),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The daemon dies, by `kill -9`, at any moment: no container notices, and the next daemon knows everything.
 
-use coracle_e2e::api::{ContainerState, NamespaceMode, PodSandboxState};
+use coracle_e2e::api::{ContainerState, NamespaceMode, PodSandboxState, Protocol};
 use coracle_e2e::{Code, ContainerSpec, Node, PodSpec, eventually, host};
 
 #[tokio::test]
@@ -197,6 +197,30 @@ async fn a_stop_that_the_daemons_death_interrupts_is_done_by_the_next() {
     pod.remove().await;
     node.restart().await;
     assert_eq!(node.cri.pod_status(&pod.id).await.expect_err("a removed pod stays removed").code(), Code::NotFound);
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn ends_that_a_daemon_did_not_live_to_see_are_known_to_the_next() {
+    let Some(mut node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let pod = node.run(&PodSpec::new("ending").host_port(Protocol::Tcp, "127.0.0.1", 23_651, 80)).await;
+    let containers = [pod.start(&ContainerSpec::new("one", &image)).await, pod.start(&ContainerSpec::new("two", &image)).await];
+    node.kill_daemon();
+    // What a daemon leaves that is killed after it put the pod's end on record and before it killed the first container.
+    let path = node.footprint.state.join("pods").join(&pod.id).join("record.json");
+    let record = std::fs::read_to_string(&path).expect("reading the record");
+    let ending = record.replacen("\"phase\":\"Ready\"", "\"phase\":\"Stopped\"", 1);
+    assert_ne!(ending, record, "the record names the phase");
+    std::fs::write(&path, ending).expect("writing the record");
+    node.start_daemon().await;
+    eventually("the end of what was begun", || async { containers.iter().all(|c| c.host_pids().is_empty()).then_some(()) }).await;
+    for container in &containers {
+        let status = container.exited().await;
+        assert_eq!((status.exit_code, status.reason.as_str()), (137, "Error"), "{status:?}");
+    }
+    assert_eq!(pod.status().await.state(), PodSandboxState::SandboxNotready);
+    assert!(node.footprint.host_ports().is_empty(), "its host port leads nowhere");
     node.finish().await;
 }
 

@@ -190,6 +190,11 @@ impl<'a> Member<'a> {
         }
     }
 
+    /// Whether what it wrote to its root may not be there.
+    pub(super) fn had_no_room(&self) -> bool {
+        self.actor.world().sky.troubled(&[Trouble::StorageFull], self.since)
+    }
+
     fn logs_were_full(&self) -> bool {
         self.actor.world().sky.troubled(&[Trouble::LogsFull], self.since)
     }

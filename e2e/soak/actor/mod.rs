@@ -8,6 +8,7 @@
 mod activity;
 mod container;
 mod ending;
+mod session;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -81,7 +81,13 @@ async fn settled_state(monitor: &Monitor) -> Result<Vec<ContainerState>> {
 }
 
 impl Owner {
+    /// Ends the pod, or goes on where a former daemon was: how the containers end, the monitor sees that did not end yet.
     async fn finish_stop(&mut self) {
+        if self.record.phase == PodPhase::Stopped
+            && let Err(error) = self.reconnect().await
+        {
+            info!(pod = self.id().short(), %error, "the pod's end goes on without its monitor");
+        }
         if let Err(error) = self.stop().await {
             warn!(pod = self.id().short(), %error, "the pod was not ended cleanly");
         }
