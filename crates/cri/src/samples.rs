@@ -142,6 +142,7 @@ pub(crate) fn container() -> Arc<ContainerView> {
         resources: Resources { cpu_shares: Some(1024), ..request.resources.clone() },
         user: (1000, 1001, vec![5, 6]),
         log_path: Some("/var/log/pods/default_web_42/server/2.log".into()),
+        lost_output: Default::default(),
         stop_signal: 10,
         request: Arc::new(request),
     })

@@ -200,6 +200,15 @@ pub enum ContainerPhase {
     },
 }
 
+/// Output of a container that its log did not take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostOutput {
+    /// How many log entries: lines, or parts of long ones.
+    pub entries: u64,
+    /// How many bytes were in them.
+    pub bytes: u64,
+}
+
 /// An immutable picture of a container, published by its pod's owner.
 #[derive(Debug, Clone)]
 pub struct ContainerView {
@@ -223,6 +232,8 @@ pub struct ContainerView {
     pub user: (u32, u32, Vec<u32>),
     /// The whole path of its log.
     pub log_path: Option<PathBuf>,
+    /// What is missing in that log, as last told by the monitor.
+    pub lost_output: LostOutput,
     /// The kernel's number of the signal that asks it to end.
     pub stop_signal: i32,
 }

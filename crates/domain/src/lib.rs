@@ -18,8 +18,8 @@ mod time_offsets;
 mod user_namespace;
 
 pub use container::{
-    ContainerMetadata, ContainerPhase, ContainerRequest, ContainerView, Device, EnvironmentVariable, Exit, ExitCode, ImageIdentity, Mount,
-    MountSource, Propagation, StopSignal,
+    ContainerMetadata, ContainerPhase, ContainerRequest, ContainerView, Device, EnvironmentVariable, Exit, ExitCode, ImageIdentity,
+    LostOutput, Mount, MountSource, Propagation, StopSignal,
 };
 pub use error::{During, Error, Failure, FailureKind, Refusal, Result};
 pub use id::{ContainerId, ContainerKind, Id, IdKind, ImageId, InvalidId, PodId, PodKind};

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use coracle_domain::{
-    ContainerId, ContainerPhase, ContainerRequest, ContainerView, During, ImageId, PodId, PodPhase, PodRequest, PodResources, Resources,
-    Result,
+    ContainerId, ContainerPhase, ContainerRequest, ContainerView, During, ImageId, LostOutput, PodId, PodPhase, PodRequest, PodResources,
+    Resources, Result,
 };
 use coracle_network::{Lease, PortRequest};
 use serde::de::DeserializeOwned;
@@ -63,6 +63,9 @@ pub(crate) struct ContainerRecord {
     pub(crate) user: (u32, u32, Vec<u32>),
     pub(crate) stop_signal: i32,
     pub(crate) log_path: Option<PathBuf>,
+    /// What is missing in the log, as last told.
+    #[serde(default)]
+    pub(crate) lost_output: LostOutput,
 }
 
 impl PodRecord {
@@ -117,6 +120,7 @@ impl ContainerRecord {
             resources: self.resources.clone(),
             user: self.user.clone(),
             log_path: self.log_path.clone(),
+            lost_output: self.lost_output,
             stop_signal: self.stop_signal,
         }
     }

@@ -80,6 +80,7 @@ fn container(seed: u8) -> ContainerRecord {
         user: (0, 0, Vec::new()),
         stop_signal: 15,
         log_path: None,
+        lost_output: Default::default(),
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use coracle_plan::{Plan, UserNamespace};
 use rustix::event::PollFlags;
@@ -25,6 +26,8 @@ use crate::protocol::{ContainerState, ExitRecord, OomSource, Start};
 
 /// How many reads of a stream one turn of the loop makes, so that a flood in one does not keep the others waiting.
 const READS_PER_TURN: usize = 8;
+/// How long one turn may take: the kernel slows down whoever writes faster than its disk.
+const TURN: Duration = Duration::from_millis(5);
 /// How many reads empty a pipe that processes left behind go on filling: the largest pipe holds a mebibyte.
 const READS_TO_EMPTY: usize = 64;
 
@@ -184,7 +187,12 @@ impl Container {
 
     /// Copies output for a while. Streams that ended are dropped.
     pub(crate) fn copy_output(&mut self, index: usize, buffers: &mut Buffers) {
-        self.copy(index, READS_PER_TURN, buffers);
+        let begun = Instant::now();
+        for _ in 0..READS_PER_TURN {
+            if self.copy(index, buffers) != Progress::More || begun.elapsed() > TURN {
+                break;
+            }
+        }
         self.drop_ended_streams();
     }
 
@@ -205,7 +213,7 @@ impl Container {
             Phase::SettingUp | Phase::Ended(_) => at,
         };
         for index in 0..self.streams.len() {
-            self.copy(index, READS_TO_EMPTY, buffers);
+            let _ = (0..READS_TO_EMPTY).find(|_| self.copy(index, buffers) != Progress::More);
         }
         self.drop_ended_streams();
         // Clients are attached to the program, not to what it left behind.
@@ -216,16 +224,16 @@ impl Container {
         (record, recorded)
     }
 
-    fn copy(&mut self, index: usize, reads: usize, buffers: &mut Buffers) {
-        let Some(stream) = self.streams.get_mut(index) else { return };
-        for _ in 0..reads {
-            if stream.copy(&mut self.log, buffers) != Progress::More {
-                return;
-            }
+    /// Copies what one read of a stream gives, to its log and to all clients.
+    fn copy(&mut self, index: usize, buffers: &mut Buffers) -> Progress {
+        let Some(stream) = self.streams.get_mut(index) else { return Progress::Ended };
+        let progress = stream.copy(&mut self.log, buffers);
+        if progress == Progress::More {
             for client in &mut self.clients {
                 client.give(stream.name(), buffers.read());
             }
         }
+        progress
     }
 
     /// What the daemon is told of it.
@@ -236,7 +244,7 @@ impl Container {
             Phase::Ended(exit) => (exit.started_at, Some(exit.clone())),
         };
         let pid = self.process.pid.as_raw_pid();
-        ContainerState { container: container.to_owned(), pid, started_at, exit, dropped: self.log.dropped() }
+        ContainerState { container: container.to_owned(), pid, started_at, exit, lost: self.log.lost() }
     }
 
     /// Whether its first process still has to be reaped.

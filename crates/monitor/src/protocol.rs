@@ -251,9 +251,29 @@ pub struct ContainerState {
     pub started_at: i64,
     /// How it ended, if it did.
     pub exit: Option<ExitRecord>,
-    /// How many bytes of its output could not be written to its log.
+    /// How much of its output could not be written to its log.
     #[serde(default)]
-    pub dropped: u64,
+    pub lost: Lost,
+}
+
+/// Output that is missing in a container's log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// How many entries: lines, or parts of long ones.
+    pub entries: u64,
+    /// How many bytes were in them, ends of lines not counted.
+    pub bytes: u64,
+}
+
+/// A log that could not be written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLoss {
+    /// The log's path.
+    pub path: PathBuf,
+    /// How much was lost since the container was started.
+    pub lost: Lost,
+    /// The last failure, by the kernel's error number.
+    pub errno: i32,
 }
 
 /// How a first process ended.
@@ -278,6 +298,13 @@ pub enum Event {
         container: String,
         /// How.
         exit: ExitRecord,
+    },
+    /// Output of a container was lost since it was told last. Told at once, and then every few seconds.
+    LogLost {
+        /// Which.
+        container: String,
+        /// What is missing, and where.
+        loss: LogLoss,
     },
     /// An exec's first process ended.
     ExecExited {

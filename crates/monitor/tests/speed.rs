@@ -103,14 +103,40 @@ fn how_long_and_how_large() {
     eprintln!("exec until ended: {}", median(ends));
     std::thread::sleep(Duration::from_millis(1500));
     eprintln!("idle, after all that: {}", private(pod.pid()));
-    let line = format!("{}\n", "x".repeat(99));
-    fs::write(pod.path("image/lines"), line.repeat(1_000_000)).unwrap();
-    let plan = pod.plan("for i in 1 2 3 4 5 6 7 8 9 10; do cat /lines; done");
-    let begun = Instant::now();
-    pod.start("flood", &plan);
-    pod.client.exit_of("flood");
-    let elapsed = begun.elapsed();
-    eprintln!("log of 1 GB in lines of 100 bytes: {:.0} MB/s", 1000.0 / elapsed.as_secs_f64());
+}
+
+/// Processor time that a process has used, in the kernel's ticks of 10 ms: of its own, and in the kernel.
+fn processor_time(pid: u32) -> (u64, u64) {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let mut fields = text.rsplit_once(") ").unwrap().1.split(' ').skip(11).map(|field| field.parse::<u64>().unwrap());
+    (fields.next().unwrap(), fields.next().unwrap())
+}
+
+#[test]
+#[ignore = "measures"]
+fn how_fast_logs_are_copied() {
+    if !possible() {
+        return;
+    }
+    let mut pod = Pod::new();
+    pod.prepare(|_| ());
+    for length in [100, 20, 1000] {
+        let line = format!("{}\n", "x".repeat(length - 1));
+        fs::write(pod.path("image/lines"), line.repeat(100_000_000 / length)).unwrap();
+        let plan = pod.plan("for i in 1 2 3 4 5 6 7 8 9 10; do dd if=/lines bs=64k 2>/dev/null; done");
+        let (before, begun) = (processor_time(pod.pid()), Instant::now());
+        let id = format!("flood{length}");
+        pod.start(&id, &plan);
+        pod.client.exit_of(&id);
+        let (elapsed, after) = (begun.elapsed().as_secs_f64(), processor_time(pod.pid()));
+        let (own, kernel) = (10 * (after.0 - before.0), 10 * (after.1 - before.1));
+        let rate = 1000.0 / elapsed;
+        let alone = 1_000_000.0 / (own + kernel) as f64;
+        eprintln!(
+            "1 GB in lines of {length} bytes: {rate:.0} MB/s, by the monitor's time ({own} ms own, {kernel} ms kernel) {alone:.0} MB/s"
+        );
+        fs::remove_dir_all(pod.path("logs")).unwrap();
+    }
     std::thread::sleep(Duration::from_millis(1500));
-    eprintln!("idle, after the flood: {}", private(pod.pid()));
+    eprintln!("idle, after the floods: {}", private(pod.pid()));
 }

@@ -74,6 +74,7 @@ fn container(shared: &Shared, id: &ContainerId) -> BTreeMap<String, String> {
         "privileged": view.request.security.privileged,
         "config": config::container(&view),
         "runtimeSpec": crate::record::read::<Value>(&directory.spec()).ok(),
+        "lostOutput": { "entries": view.lost_output.entries, "bytes": view.lost_output.bytes },
         "directory": directory.path(),
         "plan": plan(&directory.plan()),
     });

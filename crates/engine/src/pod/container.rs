@@ -60,6 +60,7 @@ impl Owner {
             user: (parts.user.uid, parts.user.gid, parts.user.groups),
             stop_signal: stop_signal(&request, &parts.image)?,
             log_path,
+            lost_output: Default::default(),
             request: Arc::new(request),
         });
         self.containers.insert(id.clone(), Arc::new(LiveContainer::new(Arc::new(cgroup), Arc::new(process))));

@@ -1,7 +1,7 @@
 //! What a pod's monitor reports, and what follows from it.
 
-use coracle_domain::{ContainerId, ContainerPhase, Exit, ExitCode, PodPhase};
-use coracle_monitor::protocol::{Event, ExitRecord};
+use coracle_domain::{ContainerId, ContainerPhase, Exit, ExitCode, LostOutput, PodPhase};
+use coracle_monitor::protocol::{Event, ExitRecord, LogLoss, Lost};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
@@ -16,6 +16,11 @@ pub(super) async fn next(events: &mut Option<mpsc::UnboundedReceiver<Event>>) ->
     }
 }
 
+/// A monitor's count, in the daemon's words.
+pub(super) fn lost_output(lost: Lost) -> LostOutput {
+    LostOutput { entries: lost.entries, bytes: lost.bytes }
+}
+
 impl Owner {
     pub(super) async fn on_event(&mut self, event: Option<Event>) {
         match event {
@@ -24,9 +29,27 @@ impl Owner {
                     self.note_exit(&id, &exit).await;
                 }
             }
+            Some(Event::LogLost { container, loss }) => {
+                if let Ok(id) = container.parse() {
+                    self.note_loss(&id, &loss);
+                }
+            }
             // The monitor's client hands these to whoever waits for the exec.
             Some(Event::ExecExited { .. }) => {}
             None => self.monitor_lost().await,
+        }
+    }
+
+    /// A container's log did not take all of its output.
+    fn note_loss(&mut self, id: &ContainerId, loss: &LogLoss) {
+        let pod = self.record.id.clone();
+        let Some(container) = self.record.container_mut(id) else { return };
+        let error = std::io::Error::from_raw_os_error(loss.errno);
+        let (log, Lost { entries, bytes }) = (loss.path.display(), loss.lost);
+        warn!(pod = pod.short(), container = id.short(), %log, entries, bytes, %error, "output of a container is missing in its log");
+        container.lost_output = lost_output(loss.lost);
+        if let Err(error) = self.commit() {
+            warn!(pod = pod.short(), %error, "what is missing in a container's log is not on record");
         }
     }
 

@@ -16,6 +16,7 @@ use coracle_plan::Plan;
 use tracing::{info, warn};
 
 use super::Owner;
+use super::events::lost_output;
 use super::teardown::{Subject, Teardown, containers_in};
 use crate::Shared;
 use crate::deadline::{ANSWER, within};
@@ -126,6 +127,9 @@ impl Owner {
 
     async fn take_over_container(&mut self, id: &ContainerId, state: Option<&ContainerState>) {
         let Some(container) = self.record.container_mut(id) else { return };
+        if let Some(state) = state {
+            container.lost_output = lost_output(state.lost);
+        }
         match (&container.phase, state) {
             (ContainerPhase::Exited { .. }, _) => return,
             (ContainerPhase::Created | ContainerPhase::Running { .. }, Some(state)) => {

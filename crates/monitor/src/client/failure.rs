@@ -8,8 +8,11 @@ use rustix::io::Errno;
 use crate::protocol::Fault;
 
 /// A failure with the kernel's error as its source, and advice where the cause is well known. A program that cannot be
-/// executed is the fault of whoever named it.
+/// executed is the fault of whoever named it, and so is a container that has ended while the call was under way.
 pub(super) fn from(fault: Fault) -> Error {
+    if fault.stage == "finding the running container" && fault.errno == Errno::SRCH.raw_os_error() {
+        return Refusal::wrong_state(format!("container {} is not running", fault.subject)).into();
+    }
     let named_wrongly = is_the_programs(&fault);
     let failure = failure(fault);
     if named_wrongly { Refusal::invalid("command", failure).into() } else { failure.into() }
@@ -60,6 +63,12 @@ mod tests {
 
     fn fault(stage: &str, errno: Errno) -> Fault {
         Fault { stage: stage.to_owned(), subject: "/bin/x".to_owned(), errno: errno.raw_os_error() }
+    }
+
+    #[test]
+    fn a_container_that_has_just_ended_is_in_the_wrong_state() {
+        let error = from(fault("finding the running container", Errno::SRCH));
+        assert!(matches!(error, Error::Refused(Refusal::WrongState { .. })), "{error:?}");
     }
 
     #[test]

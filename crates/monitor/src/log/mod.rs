@@ -1,23 +1,28 @@
 //! Copying containers' output into their log files, in CRI's format.
 //!
-//! A container must never block or die because its log cannot be written: what the file does not take is dropped
-//! and counted, and the file is left with whole entries only.
+//! A container must never block or die because its log cannot be written: what the file does not take is lost and
+//! counted, and readers find whole lines only.
 
+mod entries;
+mod file;
 mod lines;
 pub(crate) mod time;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
 
 use rustix::buffer::spare_capacity;
-use rustix::fs::{Mode, OFlags, fstat, ftruncate, open};
-use rustix::io::{Errno, read, write};
+use rustix::io::{Errno, read};
+use rustix::pipe::fcntl_setpipe_size;
 
-use self::lines::{Lines, Tag};
-use crate::fault::{OrFault, Result};
+use self::entries::{Entries, OUTPUT, Standing};
+pub(crate) use self::file::Log;
+use self::lines::Lines;
 
-const INPUT: usize = 32 << 10;
-const OUTPUT: usize = 64 << 10;
+/// How many bytes are read at once.
+const INPUT: usize = 64 << 10;
+/// How many bytes the pipe of a busy stream holds, so that writer and monitor wake each other less often; within what
+/// Linux allows everyone.
+const WIDE: usize = 256 << 10;
 
 /// Memory for copying, shared by all streams of a monitor.
 #[derive(Debug)]
@@ -38,75 +43,6 @@ impl Buffers {
     }
 }
 
-/// A container's log file, or the absence of one.
-#[derive(Debug)]
-pub(crate) struct Log {
-    path: Option<PathBuf>,
-    file: Option<OwnedFd>,
-    dropped: u64,
-}
-
-impl Log {
-    /// Opens the log at `path` to append to it, made with its directories if it is missing.
-    pub(crate) fn open(path: Option<&Path>) -> Result<Self> {
-        let file = path.map(open_file).transpose()?;
-        Ok(Self { path: path.map(Path::to_owned), file, dropped: 0 })
-    }
-
-    /// Opens it anew under its path; if that fails the old file stays in use.
-    pub(crate) fn reopen(&mut self) -> Result<()> {
-        if let Some(path) = &self.path {
-            self.file = Some(open_file(path)?);
-        }
-        Ok(())
-    }
-
-    /// How many bytes of entries could not be written.
-    pub(crate) fn dropped(&self) -> u64 {
-        self.dropped
-    }
-
-    fn write(&mut self, entries: &[u8]) {
-        let Some(file) = &self.file else { return };
-        let mut written = 0;
-        while let Some(rest) = entries.get(written..).filter(|rest| !rest.is_empty()) {
-            match write(file, rest) {
-                Ok(count) if count > 0 => written += count,
-                Err(Errno::INTR) => {}
-                Ok(_) | Err(_) => {
-                    self.dropped += (entries.len() - cut_to_whole_entries(file, entries, written)) as u64;
-                    return;
-                }
-            }
-        }
-    }
-}
-
-/// Takes the beginning of an entry off the file again; returns how many bytes of `entries` are left in it.
-fn cut_to_whole_entries(file: &OwnedFd, entries: &[u8], written: usize) -> usize {
-    let whole = entries.get(..written).and_then(|part| memchr::memrchr(b'\n', part)).map_or(0, |end| end + 1);
-    let torn = (written - whole) as u64;
-    let size = fstat(file).ok().and_then(|stat| u64::try_from(stat.st_size).ok());
-    match size.and_then(|size| size.checked_sub(torn)) {
-        Some(size) if torn > 0 && ftruncate(file, size).is_ok() => whole,
-        _ => written,
-    }
-}
-
-fn open_file(path: &Path) -> Result<OwnedFd> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let mode = Mode::from_raw_mode(0o640);
-    let file = match open(path, flags, mode) {
-        Err(Errno::NOENT) => {
-            let directory = path.parent().unwrap_or(path);
-            std::fs::create_dir_all(directory).or_fault("making the log's directory", directory.display())?;
-            open(path, flags, mode)
-        }
-        done => done,
-    };
-    file.or_fault("opening the log", path.display())
-}
-
 /// What became of one turn of copying.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Progress {
@@ -124,13 +60,16 @@ pub(crate) struct Stream {
     source: OwnedFd,
     name: &'static str,
     lines: Lines,
+    standing: Standing,
+    /// Whether its pipe was made wider.
+    wide: bool,
     ended: bool,
 }
 
 impl Stream {
     /// The stream that is read from `source` and called `name` (`stdout`, `stderr`) in the log.
     pub(crate) fn new(source: OwnedFd, name: &'static str) -> Self {
-        Self { source, name, lines: Lines::default(), ended: false }
+        Self { source, name, lines: Lines::default(), standing: Standing::default(), wide: false, ended: false }
     }
 
     /// What it is called in the log.
@@ -147,7 +86,7 @@ impl Stream {
     pub(crate) fn copy(&mut self, log: &mut Log, buffers: &mut Buffers) -> Progress {
         buffers.input.clear();
         let count = read(&self.source, spare_capacity(&mut buffers.input));
-        let mut entries = Entries::new(self.name, log, &mut buffers.output);
+        let mut entries = Entries::new(self.name, &mut self.standing, log, &mut buffers.output);
         let progress = match count {
             Ok(count) if count > 0 => {
                 self.lines.push(&buffers.input, &mut |tag, content| entries.add(tag, content));
@@ -163,6 +102,10 @@ impl Stream {
             }
         };
         entries.flush();
+        if buffers.input.len() == INPUT && !self.wide {
+            // Not all have one that can be: a terminal has none.
+            (_, self.wide) = (fcntl_setpipe_size(&self.source, WIDE), true);
+        }
         progress
     }
 }
@@ -173,53 +116,53 @@ impl AsFd for Stream {
     }
 }
 
-/// Entries on their way into a log. All of one read carry the time at which it was made.
-struct Entries<'a> {
-    prefix: Vec<u8>,
-    log: &'a mut Log,
-    output: &'a mut Vec<u8>,
-}
-
-impl<'a> Entries<'a> {
-    fn new(name: &str, log: &'a mut Log, output: &'a mut Vec<u8>) -> Self {
-        let mut prefix = Vec::with_capacity(40);
-        prefix.extend_from_slice(&time::format(time::now()));
-        prefix.push(b' ');
-        prefix.extend_from_slice(name.as_bytes());
-        Self { prefix, log, output }
-    }
-
-    fn add(&mut self, tag: Tag, content: &[u8]) {
-        let tag: &[u8] = match tag {
-            Tag::Full => b" F ",
-            Tag::Partial => b" P ",
-        };
-        if self.output.len() + self.prefix.len() + tag.len() + content.len() + 1 > OUTPUT {
-            self.flush();
-        }
-        for part in [&self.prefix, tag, content, b"\n"] {
-            self.output.extend_from_slice(part);
-        }
-    }
-
-    fn flush(&mut self) {
-        self.log.write(self.output);
-        self.output.clear();
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
+    use rustix::io::write;
     use rustix::pipe::{PipeFlags, pipe_with};
 
     use super::*;
+    use crate::protocol::Lost;
+
+    /// A stream and who writes to it.
+    struct Container {
+        stream: Stream,
+        sink: OwnedFd,
+        buffers: Buffers,
+    }
+
+    impl Container {
+        fn new() -> Self {
+            let (source, sink) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC).unwrap();
+            Self { stream: Stream::new(source, "stdout"), sink, buffers: Buffers::new() }
+        }
+
+        fn writes(&mut self, input: &[u8], log: &mut Log) {
+            for piece in input.chunks(64 << 10) {
+                assert_eq!(write(&self.sink, piece), Ok(piece.len()));
+                while self.stream.copy(log, &mut self.buffers) == Progress::More {}
+            }
+        }
+
+        fn ends(mut self, log: &mut Log) {
+            drop(self.sink);
+            assert_eq!(self.stream.copy(log, &mut self.buffers), Progress::Ended);
+        }
+    }
 
     fn copy_all(input: &[u8], log: &mut Log) {
-        let (source, sink) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC).unwrap();
-        write(&sink, input).unwrap();
-        drop(sink);
-        let (mut stream, mut buffers) = (Stream::new(source, "stdout"), Buffers::new());
-        while stream.copy(log, &mut buffers) == Progress::More {}
+        let mut container = Container::new();
+        container.writes(input, log);
+        container.ends(log);
+    }
+
+    /// Entries without their times, and without what ends a torn one.
+    fn entries(text: &[u8]) -> Vec<String> {
+        let text = String::from_utf8_lossy(text);
+        text.lines().filter_map(|line| Some(line.split_at_checked(31)?.1.to_owned())).collect()
     }
 
     #[test]
@@ -228,33 +171,99 @@ mod tests {
         let path = directory.path().join("pod/0.log");
         copy_all(b"hello\nrest", &mut Log::open(Some(&path)).unwrap());
         let text = std::fs::read_to_string(&path).unwrap();
-        let entries: Vec<(&str, &str)> = text.lines().map(|line| line.split_at(30)).collect();
-        assert_eq!(entries.iter().map(|(_, rest)| *rest).collect::<Vec<_>>(), [" stdout F hello", " stdout P rest"]);
-        assert!(entries.iter().all(|(time, _)| time.ends_with('Z')));
+        assert_eq!(entries(text.as_bytes()), ["stdout F hello", "stdout P rest"]);
+        assert!(text.lines().all(|line| line.split_at(30).0.ends_with('Z')));
     }
 
     #[test]
-    fn what_the_file_does_not_take_is_dropped_and_counted() {
+    fn what_was_written_is_logged_byte_for_byte() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("0.log");
+        let bytes: Vec<u8> = (0..=255).filter(|byte| *byte != b'\n').collect();
+        let input = [&bytes[..], b"\r\n\xff\xfe\n\0\n"].concat();
+        copy_all(&input, &mut Log::open(Some(&path)).unwrap());
+        let text = std::fs::read(&path).unwrap();
+        let contents: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').map(|line| &line[40..]).collect();
+        assert_eq!(contents.concat(), input);
+    }
+
+    #[test]
+    fn what_the_file_does_not_take_is_lost_and_counted() {
         let mut log = Log::open(Some(Path::new("/dev/full"))).unwrap();
-        copy_all(b"hello\n", &mut log);
-        assert_eq!(log.dropped(), 30 + " stdout F hello\n".len() as u64);
+        copy_all(b"hello\nyou", &mut log);
+        assert_eq!(log.lost(), Lost { entries: 2, bytes: 8 });
     }
 
     #[test]
-    fn an_entry_begun_is_taken_off_again() {
+    fn more_entries_than_one_write_takes_are_in_order() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("0.log");
-        std::fs::write(&path, "whole\nto").unwrap();
-        let file = open_file(&path).unwrap();
-        assert_eq!(cut_to_whole_entries(&file, b"whole\ntorn\n", 8), 6);
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "whole\n");
+        let input: Vec<u8> = (0..20_000_u32).flat_map(|number| format!("{number}\n").into_bytes()).collect();
+        copy_all(&input, &mut Log::open(Some(&path)).unwrap());
+        let text = std::fs::read(&path).unwrap();
+        let numbers = entries(&text).into_iter().map(|entry| entry[9..].parse::<u32>().unwrap());
+        assert!(numbers.eq(0..20_000));
+    }
+
+    /// A log that takes a page or two, then nothing until it is read.
+    fn tight(directory: &Path) -> (Log, OwnedFd) {
+        let path = directory.join("0.log");
+        mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        let reader = open(&path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).unwrap();
+        fcntl_setpipe_size(&reader, 16 << 10).unwrap();
+        (Log::open(Some(&path)).unwrap(), reader)
+    }
+
+    fn drain(reader: &OwnedFd) -> Vec<u8> {
+        let mut bytes = vec![0; 1 << 16];
+        let count = read(reader, &mut bytes).unwrap_or_default();
+        bytes.truncate(count);
+        bytes
     }
 
     #[test]
-    fn a_link_in_the_logs_place_is_refused() {
+    fn a_line_whose_end_is_lost_is_not_joined_with_the_next() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("0.log");
-        std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
-        assert_eq!(Log::open(Some(&path)).unwrap_err().errno, Errno::LOOP.raw_os_error());
+        let (mut log, reader) = tight(directory.path());
+        fcntl_setpipe_size(&reader, 32 << 10).unwrap();
+        let mut container = Container::new();
+        // Of its three entries one fits, and most of another.
+        container.writes(&[b'x'; 40_000], &mut log);
+        assert_eq!(entries(&drain(&reader))[0].len(), "stdout P ".len() + 16_384);
+        // There is room again, but the beginning of this one is lost.
+        log.forget_failure();
+        container.writes(b"rest\nnext\nlast\n", &mut log);
+        assert_eq!(entries(&drain(&reader)), ["stdout F ", "stdout F next", "stdout F last"]);
+        assert_eq!(log.lost().entries, 2);
+        assert_eq!(log.lost().bytes, 40_000 + 4 - 16_384);
+        container.ends(&mut log);
+    }
+
+    #[test]
+    fn a_line_whose_beginning_is_lost_is_left_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut log, reader) = tight(directory.path());
+        let mut container = Container::new();
+        container.writes(b"before\n", &mut log);
+        container.writes(&[b'x'; 20_000], &mut log);
+        drain(&reader);
+        log.forget_failure();
+        container.writes(b"rest\nnext\n", &mut log);
+        assert_eq!(entries(&drain(&reader)), ["stdout F next"]);
+        assert_eq!(log.lost(), Lost { entries: 2, bytes: 20_004 });
+        container.ends(&mut log);
+    }
+
+    #[test]
+    fn a_busy_streams_pipe_is_made_wider() {
+        let (source, sink) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC).unwrap();
+        let (mut stream, mut buffers) = (Stream::new(source, "stdout"), Buffers::new());
+        let mut log = Log::open(None).unwrap();
+        write(&sink, b"little\n").unwrap();
+        stream.copy(&mut log, &mut buffers);
+        assert_eq!(rustix::pipe::fcntl_getpipe_size(&sink), Ok(64 << 10));
+        assert_eq!(write(&sink, &[b'x'; INPUT]), Ok(INPUT));
+        stream.copy(&mut log, &mut buffers);
+        assert_eq!(rustix::pipe::fcntl_getpipe_size(&sink), Ok(WIDE));
     }
 }

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const NANOSECONDS: i64 = 1_000_000_000;
 const DAY: i64 = 86_400;
 /// The length of a time in text.
-const LENGTH: usize = 30;
+pub(crate) const LENGTH: usize = 30;
 
 /// Now, in nanoseconds since the epoch. Asked of the C library, as rustix panics where the kernel's vDSO lacks one of its
 /// usual functions, such as that of User-Mode Linux.

@@ -137,7 +137,7 @@ impl Monitor {
 
     fn reopen_log(&mut self, id: &str) -> Result<()> {
         let running = self.containers.get_mut(id).filter(|container| container.lives());
-        running.ok_or(Errno::SRCH).or_fault("reopening the log of container", id)?.log.reopen()
+        running.ok_or(Errno::SRCH).or_fault("finding the running container", id)?.log.reopen()
     }
 
     fn forget(&mut self, id: &str) -> Result<()> {

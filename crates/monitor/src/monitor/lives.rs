@@ -146,6 +146,7 @@ impl Monitor {
         if let Err(fault) = recorded {
             note(&fault);
         }
+        self.tell_losses(true);
         self.tell_all(Event::Exited { container: id, exit });
     }
 }

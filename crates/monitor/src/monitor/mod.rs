@@ -193,6 +193,7 @@ impl Monitor {
                 if let Some(container) = numbered(&mut self.containers, container) {
                     container.copy_output(stream, buffers);
                 }
+                self.tell_losses(false);
             }
             Source::Client { container, client, side } => {
                 if let Some(container) = numbered(&mut self.containers, container) {
@@ -209,6 +210,7 @@ impl Monitor {
 
     fn rest(&mut self) {
         self.deaf = false;
+        self.tell_losses(true);
         self.buffers = None;
         coracle_sys::heap::give_back();
     }
@@ -255,6 +257,14 @@ impl Monitor {
     fn tell_all(&mut self, event: Event) {
         let message = Message::Event(event);
         self.connections.retain(|_, connection| connection.send(&message).is_ok());
+    }
+
+    /// Tells what logs did not take, where it is time to.
+    fn tell_losses(&mut self, at_rest: bool) {
+        let news = |(id, container): (&String, &mut Container)| Some((id.clone(), container.log.news(at_rest)?));
+        for (container, loss) in self.containers.iter_mut().filter_map(news).collect::<Vec<_>>() {
+            self.tell_all(Event::LogLost { container, loss });
+        }
     }
 
     fn has_ended(&mut self) -> bool {

@@ -296,14 +296,14 @@ impl Client {
     pub fn exit_of(&mut self, id: &str) -> ExitRecord {
         match self.event(|event| matches!(event, Event::Exited { container, .. } if container == id)) {
             Event::Exited { exit, .. } => exit,
-            Event::ExecExited { .. } => unreachable!(),
+            _ => unreachable!(),
         }
     }
 
     pub fn exec_exit(&mut self, name: &str) -> i32 {
         match self.event(|event| matches!(event, Event::ExecExited { exec, .. } if exec == name)) {
             Event::ExecExited { code, .. } => code,
-            Event::Exited { .. } => unreachable!(),
+            _ => unreachable!(),
         }
     }
 
