@@ -13,6 +13,9 @@ use coracle_plan::*;
 mod common;
 use common::*;
 
+/// The device /dev/full: 1, 7.
+const FULL: u64 = 0x107;
+
 #[test]
 fn a_container_runs_and_its_exit_is_on_file_before_it_is_told() {
     if !possible() {
@@ -384,6 +387,67 @@ fn terminate_waits_for_what_runs() {
     }
     assert_eq!(pod.client.exit_of("one").code, 5);
     assert!(matches!(pod.client.stream.read(&mut [0; 1]), Ok(0)));
+}
+
+#[test]
+fn a_flood_keeps_neither_logs_nor_execs_nor_signals_of_others_waiting() {
+    if !possible() {
+        return;
+    }
+    let mut pod = Pod::new();
+    let calm = pod.plan("n=0; trap 'n=$((n+1)); echo caught $n' USR1; echo ready; while true; do /bin/busybox usleep 5000; done");
+    pod.start("calm", &calm);
+    pod.await_log("calm", "ready");
+    let flood = pod.plan("yes >&2 & yes");
+    pod.start("flood", &flood);
+    for number in 1..=5 {
+        let name = format!("x{number}");
+        let (reply, _streams) = pod.exec(&name, "calm", process(&["/bin/true"]));
+        assert!(matches!(reply, Reply::Started { .. }), "{reply:?}");
+        assert_eq!(pod.client.exec_exit(&name), 0);
+        let signal = Request::Signal { target: Target::Container("calm".to_owned()), signal: 10 };
+        assert_eq!(pod.client.call(signal), Reply::Done);
+        pod.await_log("calm", &format!("caught {number}\n"));
+    }
+}
+
+#[test]
+fn a_client_that_reads_nothing_costs_the_log_nothing() {
+    if !possible() {
+        return;
+    }
+    let mut pod = Pod::new();
+    let plan = pod.plan("while [ ! -e /tmp/go ]; do /bin/busybox usleep 5000; done; /bin/busybox seq 1 200000");
+    pod.start("one", &plan);
+    let (_unread, output) = std::io::pipe().unwrap();
+    let attach = Attach { container: "one".to_owned(), stdin: false, stdout: true, stderr: true, stdin_once: false };
+    let null = || fs::OpenOptions::new().read(true).write(true).open("/dev/null").unwrap();
+    pod.client.send(Request::Attach(attach), &[null().into(), output.into(), null().into()]);
+    assert_eq!(pod.client.reply(), Reply::Done);
+    let (reply, _streams) = pod.exec("go", "one", process(&["sh", "-c", ": > /tmp/go"]));
+    assert!(matches!(reply, Reply::Started { .. }), "{reply:?}");
+    pod.client.exit_of("one");
+    let log = pod.log("one");
+    let numbers = log.lines().map(|line| line.strip_prefix("stdout F ").unwrap().parse::<u32>().unwrap());
+    assert!(numbers.eq(1..=200_000));
+}
+
+#[test]
+fn what_a_full_disk_costs_is_told_before_the_containers_end() {
+    if !possible() {
+        return;
+    }
+    let mut pod = Pod::new();
+    fs::create_dir_all(pod.path("logs/one")).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, pod.path("logs/one/0.log"), rustix::fs::FileType::CharacterDevice, 0o600.into(), FULL).unwrap();
+    let plan = pod.plan("echo one; echo two; printf three");
+    pod.start("one", &plan);
+    pod.client.exit_of("one");
+    let told = Vec::from(std::mem::take(&mut pod.client.events));
+    let Some(Event::LogLost { container, loss }) = told.last() else { panic!("{told:?}") };
+    assert_eq!((container.as_str(), loss.errno, loss.lost), ("one", 28, Lost { entries: 3, bytes: 11 }));
+    assert_eq!(loss.path, pod.path("logs/one/0.log"));
+    assert_eq!(pod.client.states()[0].lost, loss.lost);
 }
 
 #[test]
