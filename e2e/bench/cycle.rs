@@ -1,4 +1,4 @@
-//! One pod at a time: its start by call, its whole cycle, the processor time that takes, and ExecSync.
+//! One pod at a time: its start by call, its whole cycle, and the processor time that takes.
 
 use std::time::Duration;
 
@@ -65,28 +65,5 @@ async fn processor_time(endpoints: &[Endpoint], network: Network, samples: usize
         }
     }
     report.add(format!("processor time of the machine per cycle, {}", network.label()), "ms", series);
-    Ok(())
-}
-
-/// ExecSync of a program that does nothing.
-pub(crate) async fn exec(endpoints: &[Endpoint], samples: usize, report: &mut Report) -> Result<(), String> {
-    let mut pods = Vec::new();
-    for endpoint in endpoints {
-        pods.push(endpoint.start(Network::Host).await.map_err(|status| format!("{}: {status}", endpoint.name))?);
-    }
-    let mut series = vec![Series::default(); endpoints.len()];
-    for round in 0..=samples {
-        for ((endpoint, pod), series) in endpoints.iter().zip(&pods).zip(&mut series) {
-            let call = endpoint.cri.exec(&pod.container, &["/bin/true"], 10);
-            let (_, time) = timed(call).await.map_err(|status| format!("{}: {status}", endpoint.name))?;
-            if round > 0 {
-                series.add_time(time);
-            }
-        }
-    }
-    report.add("ExecSync /bin/true", "ms", series);
-    for (endpoint, pod) in endpoints.iter().zip(&pods) {
-        endpoint.remove(&pod.pod).await.map_err(|status| format!("{}: {status}", endpoint.name))?;
-    }
     Ok(())
 }

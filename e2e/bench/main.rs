@@ -9,6 +9,7 @@
 
 mod cycle;
 mod endpoint;
+mod exec;
 mod machine;
 mod many;
 mod pull;
@@ -17,6 +18,7 @@ mod series;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
@@ -44,6 +46,12 @@ struct Arguments {
     /// How many pods there are when lists, statistics and memory are measured, in rising order
     #[arg(long, value_delimiter = ',', default_value = "50,100")]
     pods: Vec<usize>,
+    /// How many exec probes come in a second, to 20 pods
+    #[arg(long, default_value_t = 1000)]
+    probe_rate: u32,
+    /// For how many seconds they come
+    #[arg(long, default_value_t = 10)]
+    probe_seconds: u64,
     /// Only these
     #[arg(long, value_delimiter = ',', value_enum)]
     only: Vec<Part>,
@@ -57,8 +65,10 @@ struct Arguments {
 enum Part {
     /// Start and whole cycle of a pod, and processor time
     Cycle,
-    /// ExecSync
+    /// ExecSync, and its processor time
     Exec,
+    /// Exec probes at a steady rate, and the cores they use
+    Probes,
     /// 20 pods, 8 at a time
     Burst,
     /// Lists, statuses and statistics with many pods, and memory per pod
@@ -116,7 +126,11 @@ async fn run(arguments: &Arguments, endpoints: &[Endpoint], report: &mut Report)
         cycle::measure(endpoints, arguments.samples, report).await?;
     }
     if wanted(Part::Exec) {
-        cycle::exec(endpoints, arguments.samples, report).await?;
+        exec::measure(endpoints, arguments.samples, report).await?;
+    }
+    if wanted(Part::Probes) {
+        let time = Duration::from_secs(arguments.probe_seconds);
+        exec::probes(endpoints, arguments.probe_rate, time, report).await?;
     }
     if wanted(Part::Burst) {
         many::burst(endpoints, arguments.samples, report).await?;
