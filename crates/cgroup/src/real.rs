@@ -278,12 +278,15 @@ fn a_leaf_dies_alone(machine: Option<Machine>) {
     let leaf = cgroup.exec_leaf("probe").unwrap();
     let mut exec = spawn_in_leaf(&leaf, "setsid sleep 1000 & wait");
     eventually("all run", || cgroup.processes().unwrap().len() == 3);
+    assert!(!leaf.is_empty());
     leaf.kill().unwrap();
     exec.0.wait().unwrap();
     eventually("the exec is dead", || !leaf.populated().unwrap());
     assert_eq!(cgroup.processes().unwrap(), [container.0.id().cast_signed()]);
+    assert_eq!(leaf.is_empty(), leaf.dir.is_some(), "on v1 nobody knows");
     leaf.remove().unwrap();
     leaf.remove().unwrap();
+    assert!(!leaf.is_empty(), "it is gone");
     assert!(matches!(cgroup.exec_leaf("../probe"), Err(Error::Refused(_))));
 }
 
