@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use coracle_e2e::{ContainerSpec, Node, PodSpec, host};
+use coracle_e2e::{ContainerSpec, Node, PodSpec, eventually, host};
 
 /// Whether all controllers are on cgroup v2.
 fn pure_v2() -> bool {
@@ -72,6 +72,28 @@ async fn on_v2_a_container_sees_its_own_cgroup_as_the_root() {
     let exec = container.exec(&["/bin/cat", "/proc/self/cgroup"]).await.stdout;
     assert!(exec.starts_with("0::/exec-"), "an exec is in a leaf of its own: {exec:?}");
     assert!(container.exec(&["/bin/mkdir", "/sys/fs/cgroup/x"]).await.stderr.contains("Read-only"));
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn an_exec_leaves_its_cgroup_to_the_next_unless_it_left_something_in_it() {
+    let node = Node::start().await;
+    let image = node.busybox().await;
+    let pod = node.pod("leaves").await;
+    let container = pod.start(&ContainerSpec::new("c", &image)).await;
+    let leaf = async |before: &str| {
+        let said = container.shell(&format!("{before} cat /proc/self/cgroup")).await;
+        said.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
+    };
+    let Some(first) = leaf("").await else {
+        eprintln!("skipped: there is no cgroup v2");
+        return node.finish().await;
+    };
+    assert!(first.contains("/exec-"), "{first}");
+    assert_eq!(leaf("").await.as_ref(), Some(&first), "nothing was left in it");
+    assert_eq!(leaf("setsid sleep 1000 >/dev/null 2>&1 &").await.as_ref(), Some(&first));
+    eventually("the end of what was left behind", || async { (container.host_pids().len() == 1).then_some(()) }).await;
+    assert_ne!(leaf("").await, Some(first), "something was left in it");
     node.finish().await;
 }
 

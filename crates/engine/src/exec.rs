@@ -3,33 +3,36 @@
 //!
 //! An exec changes no pod, so it goes straight to the monitor. The daemon reads the pipes itself; the monitor only
 //! forks. The call returns when the program itself ends: what its descendants still hold open is not waited for.
-//! They live in a leaf cgroup of the exec's own, which is killed and removed when the call ends, however it ends.
+//! They live in a leaf cgroup of the exec's own, which is killed when the call ends, however it ends (see `leaf`).
 
+use std::convert::Infallible;
 use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use coracle_cgroup::ExecLeaf;
 use coracle_domain::{ContainerId, ContainerView, During, Failure, FailureKind, Result};
-use coracle_monitor::protocol::Exec;
-use coracle_plan::Cgroups;
+use coracle_monitor::protocol::{Answer, Exec};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::PipeFlags;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 
 use crate::Engine;
 use crate::deadline::{SET_UP, within};
-use crate::live::Live;
+use crate::leaf::Leaf;
+use crate::live::{Live, LiveContainer};
 
 /// The stage of making an exec's pipes.
 pub(crate) const PIPES: &str = "making pipes for an exec in container";
 
 /// What is kept of each stream; the rest is dropped, as kubelet expects.
 const OUTPUT_LIMIT: usize = 16 << 20;
+const READ: usize = 16 << 10;
+/// How many reads empty a pipe that processes left behind go on filling: the largest pipe holds a mebibyte.
+const READS_TO_EMPTY: usize = (1 << 20) / READ;
 
 /// What an exec said and how it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,46 +82,49 @@ impl Engine {
 /// which its terminal comes (see [`coracle_monitor::protocol::Request::Exec`]).
 pub(crate) async fn start(container: &ContainerView, live: &Live, request: Request, streams: [OwnedFd; 3]) -> Result<Started> {
     let (target, monitor) = live.reach(container)?;
-    let subject = container.id.as_str();
-    // One mkdir(2) in memory: shorter than handing it to another thread would take.
-    let leaf = Leaf(Some(target.cgroup.exec_leaf(&request.name)?));
-    let exec = Exec {
-        exec: request.name,
-        container: subject.to_owned(),
-        process: coracle_spec::exec_process(&target.process, &request.command, request.terminal)?,
-        cgroups: leaf.cgroups(),
-    };
-    let running = within(SET_UP, "starting an exec in container", subject, monitor.exec(exec, streams)).await?;
+    let (leaf, exec) = prepare(container, target, request)?;
+    let running = within(SET_UP, "starting an exec in container", container.id.as_str(), monitor.exec(exec, streams)).await?;
     Ok(Started { exited: running.exited, leaf })
+}
+
+/// What the monitor is asked for, and the cgroup that is made for it.
+fn prepare(container: &ContainerView, target: &Arc<LiveContainer>, request: Request) -> Result<(Leaf, Exec)> {
+    let process = coracle_spec::exec_process(&target.process, &request.command, request.terminal)?;
+    let leaf = Leaf::new(target, &request.name)?;
+    let cgroups = leaf.cgroups();
+    let container = container.id.as_str().to_owned();
+    Ok((leaf, Exec { exec: request.name, container, process, cgroups, answer: Answer::AtStart }))
 }
 
 impl Started {
     /// Waits for the end of the program itself; its exit status, or 128 and the number of the signal that killed it.
     pub(crate) async fn exited(&mut self, container: &ContainerId) -> Result<i32> {
-        (&mut self.exited).await.during("waiting for an exec in container", container)
+        let code = (&mut self.exited).await.during("waiting for an exec in container", container)?;
+        self.leaf.vacate();
+        Ok(code)
     }
 }
 
-/// Runs a program in a running container until it ends, or is killed after `limit`.
+/// Runs a program in a running container until it ends, or is killed after `limit`, which is that of its set-up too.
 pub(crate) async fn run(container: &ContainerView, live: &Live, request: Request, limit: Option<Duration>) -> Result<ExecOutput> {
     let subject = container.id.as_str();
-    let (mut stdout, stdout_end) = Capture::new().during(PIPES, subject)?;
-    let (mut stderr, stderr_end) = Capture::new().during(PIPES, subject)?;
-    let mut started = start(container, live, request, [null()?, stdout_end, stderr_end]).await?;
-    let reading = async {
-        tokio::join!(stdout.read_to_end(), stderr.read_to_end());
-        pending::<()>().await
-    };
+    let mut stdout = Capture::new().during(PIPES, subject)?;
+    let mut stderr = Capture::new().during(PIPES, subject)?;
+    let streams = [null()?, stdout.end().during(PIPES, subject)?, stderr.end().during(PIPES, subject)?];
+    let (target, monitor) = live.reach(container)?;
+    let (mut leaf, exec) = prepare(container, target, request)?;
     let exit_code = tokio::select! {
-        code = started.exited(&container.id) => code?,
-        () = reading => return Err(lost(subject)),
+        code = monitor.run(exec, streams) => code?,
+        never = stdout.read() => match never {},
+        never = stderr.read() => match never {},
         () = passed(limit) => {
             // The caller may look at once whether anything is left.
-            started.leaf.end().await;
+            leaf.end().await;
             let problem = format!("no end after {} s", limit.unwrap_or_default().as_secs_f32());
             return Err(Failure::new("running a command in container", subject, problem).kind(FailureKind::TimedOut).into());
         }
     };
+    leaf.vacate();
     stdout.drain();
     stderr.drain();
     Ok(ExecOutput { stdout: stdout.kept, stderr: stderr.kept, exit_code })
@@ -131,93 +137,55 @@ async fn passed(limit: Option<Duration>) {
     }
 }
 
-fn lost(subject: &str) -> coracle_domain::Error {
-    Failure::new("waiting for an exec in container", subject, "its output is lost").into()
-}
-
 /// Where nothing comes from and all goes that nobody wants.
 pub(crate) fn null() -> Result<OwnedFd> {
     const NULL: &str = "/dev/null";
     rustix::fs::open(NULL, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).during("opening", NULL)
 }
 
-/// The cgroup of one exec; its processes are killed and it is removed when dropped, off the caller's path.
-#[derive(Debug)]
-struct Leaf(Option<ExecLeaf>);
-
-impl Leaf {
-    fn cgroups(&self) -> Cgroups {
-        self.0.as_ref().map(|leaf| Cgroups { unified: leaf.dir.clone(), join: leaf.join.clone() }).unwrap_or_default()
-    }
-
-    /// Kills its processes and waits until they are gone.
-    async fn end(&mut self) {
-        if let Some(ending) = self.ending() {
-            // It cannot fail but by a panic, which was reported.
-            let _ = ending.await;
-        }
-    }
-
-    /// Starts to end it, unless that was done.
-    fn ending(&mut self) -> Option<JoinHandle<()>> {
-        let leaf = self.0.take()?;
-        Some(tokio::task::spawn_blocking(move || {
-            if let Err(error) = leaf.remove() {
-                tracing::warn!(%error, "the cgroup of an exec is left for its container's end");
-            }
-        }))
-    }
-}
-
-impl Drop for Leaf {
-    fn drop(&mut self) {
-        drop(self.ending());
-    }
-}
-
-/// One output stream.
+/// One output stream: a pipe, of which the reading end does not block and the writing end does.
 struct Capture {
-    pipe: pipe::Receiver,
+    reader: pipe::Receiver,
+    /// Held until the call ends, or the program's end would be told twice: by the pipes, and by the monitor.
+    writer: OwnedFd,
     kept: Vec<u8>,
 }
 
-/// What reading until there is no more for now came to.
-#[derive(PartialEq, Eq)]
-enum Taken {
-    Everything,
-    End,
-}
-
 impl Capture {
-    /// A pipe: the reading end, which does not block, and the writing end, which does.
-    fn new() -> io::Result<(Self, OwnedFd)> {
+    fn new() -> io::Result<Self> {
         let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-        Ok((Self { pipe: pipe::Receiver::from_owned_fd(reader)?, kept: Vec::new() }, writer))
+        Ok(Self { reader: pipe::Receiver::from_owned_fd(reader)?, writer, kept: Vec::new() })
     }
 
-    async fn read_to_end(&mut self) {
-        while self.pipe.readable().await.is_ok() && self.take(|pipe, buffer| pipe.try_read(buffer)) != Taken::End {}
+    /// The program's end of it.
+    fn end(&self) -> io::Result<OwnedFd> {
+        self.writer.try_clone()
+    }
+
+    /// Takes all that comes, for as long as it is waited for.
+    async fn read(&mut self) -> Infallible {
+        while self.reader.readable().await.is_ok() {
+            self.take(|pipe, buffer| pipe.try_read(buffer));
+        }
+        pending().await
     }
 
     /// Takes what is there, and does not wait for more. Asks the kernel: the runtime may not have heard yet.
     fn drain(&mut self) {
-        self.take(|pipe, buffer| Ok(rustix::io::read(pipe, buffer)?));
-    }
-
-    fn take(&mut self, read: impl Fn(&pipe::Receiver, &mut [u8]) -> io::Result<usize>) -> Taken {
-        let mut buffer = [0; 16 << 10];
-        loop {
-            match read(&self.pipe, &mut buffer) {
-                Ok(0) => return Taken::End,
-                Ok(length) => {
-                    let room = OUTPUT_LIMIT - self.kept.len();
-                    self.kept.extend_from_slice(&buffer[..length.min(room)]);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Taken::Everything,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Taken::End,
+        for _ in 0..READS_TO_EMPTY {
+            if self.take(|pipe, buffer| Ok(rustix::io::read(pipe, buffer)?)).is_none() {
+                return;
             }
         }
+    }
+
+    /// Takes what one read gives; `None`: there is nothing.
+    fn take(&mut self, read: impl Fn(&pipe::Receiver, &mut [u8]) -> io::Result<usize>) -> Option<usize> {
+        let mut buffer = [0; READ];
+        let length = read(&self.reader, &mut buffer).ok().filter(|length| *length > 0)?;
+        let room = OUTPUT_LIMIT - self.kept.len();
+        self.kept.extend_from_slice(&buffer[..length.min(room)]);
+        Some(length)
     }
 }
 
@@ -227,7 +195,8 @@ mod tests {
 
     #[tokio::test]
     async fn output_is_capped_and_the_rest_is_swallowed() {
-        let (mut capture, writer) = Capture::new().unwrap();
+        let mut capture = Capture::new().unwrap();
+        let writer = capture.end().unwrap();
         let writing = tokio::task::spawn_blocking(move || {
             let chunk = vec![b'x'; 1 << 20];
             for _ in 0..20 {
@@ -237,15 +206,18 @@ mod tests {
                 }
             }
         });
-        capture.read_to_end().await;
-        writing.await.unwrap();
+        tokio::select! {
+            never = capture.read() => match never {},
+            written = writing => written.unwrap(),
+        }
+        capture.drain();
         assert_eq!(capture.kept.len(), OUTPUT_LIMIT);
     }
 
     #[tokio::test]
     async fn what_is_there_is_taken_without_waiting_for_the_end() {
-        let (mut capture, writer) = Capture::new().unwrap();
-        rustix::io::write(&writer, b"said").unwrap();
+        let mut capture = Capture::new().unwrap();
+        rustix::io::write(&capture.writer, b"said").unwrap();
         capture.drain();
         assert_eq!(capture.kept, b"said");
     }

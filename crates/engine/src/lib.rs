@@ -21,6 +21,7 @@ mod exec;
 mod index;
 mod inspect;
 mod layout;
+mod leaf;
 mod live;
 mod node;
 mod pod;

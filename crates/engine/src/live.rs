@@ -11,6 +11,7 @@ use coracle_monitor::client::Monitor;
 use coracle_plan::Process;
 use tokio::sync::watch;
 
+use crate::leaf::IdleLeaves;
 use crate::stats::Meter;
 
 /// A pod's live parts.
@@ -50,6 +51,8 @@ pub(crate) struct LiveContainer {
     pub(crate) cgroup: Arc<Cgroup>,
     /// What it runs: the model of its execs.
     pub(crate) process: Arc<Process>,
+    /// Cgroups for execs in it.
+    pub(crate) leaves: IdleLeaves,
     /// Whether it has ended.
     pub(crate) ended: watch::Sender<bool>,
     /// What it uses.
@@ -58,6 +61,6 @@ pub(crate) struct LiveContainer {
 
 impl LiveContainer {
     pub(crate) fn new(cgroup: Arc<Cgroup>, process: Arc<Process>) -> Self {
-        Self { meter: Meter::new(Arc::clone(&cgroup)), cgroup, process, ended: watch::Sender::new(false) }
+        Self { meter: Meter::new(Arc::clone(&cgroup)), cgroup, process, leaves: IdleLeaves::default(), ended: watch::Sender::new(false) }
     }
 }

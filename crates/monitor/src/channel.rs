@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
-    SocketType, recvmsg, sendmsg, socketpair,
+    SocketType, recv, recvmsg, sendmsg, socketpair,
 };
 use serde::{Deserialize, Serialize};
 
@@ -61,7 +61,13 @@ pub(crate) fn new() -> Result<(Listening, Reporting), Errno> {
 impl Listening {
     /// The next report, if there is one.
     pub(crate) fn hear(&self) -> Heard {
-        let mut bytes = vec![0; LONGEST];
+        // As long as the report and no longer: each page that this process writes to after a clone is copied first.
+        let length = match recv(&self.0, &mut [0; 1], RecvFlags::DONTWAIT | RecvFlags::PEEK | RecvFlags::TRUNC) {
+            Ok((_, length)) if length > 0 => length.min(LONGEST),
+            Err(Errno::AGAIN | Errno::INTR) => return Heard::Nothing,
+            Ok(_) | Err(_) => return Heard::End,
+        };
+        let mut bytes = vec![0; length];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;

@@ -17,7 +17,8 @@ use crate::protocol::Message;
 const MOST_UNSENT: usize = 1 << 20;
 /// How many descriptors may wait for the call they belong to.
 const MOST_DESCRIPTORS: usize = 16;
-const READ: usize = 4 << 10;
+/// Room for an exec with a system call filter.
+const READ: usize = 8 << 10;
 
 /// The connection has ended, or must.
 #[derive(Debug, PartialEq, Eq)]

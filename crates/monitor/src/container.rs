@@ -18,6 +18,7 @@ use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::attached::{Client, Input, Side};
 use crate::child::Streams;
+use crate::child::cgroups::Entrances;
 use crate::exit;
 use crate::fault::{OrFault, Result};
 use crate::log::{Buffers, Log, Progress, Stream, time};
@@ -44,6 +45,8 @@ pub(crate) struct Container {
     pub(crate) log: Log,
     /// Where it is in its life.
     pub(crate) phase: Phase,
+    /// By which its execs enter its cgroups.
+    pub(crate) entrances: Entrances,
     /// Its user namespace, if it has one.
     pub(crate) user: Option<UserNamespace>,
     /// Who is attached to it.
@@ -110,7 +113,8 @@ impl Container {
     pub(crate) fn new(serial: u64, process: Process, start: Start, pipes: Pipes, log: Log) -> Self {
         let Pipes { input, streams, .. } = pipes;
         let Start { exit, oom, .. } = start;
-        Self { serial, process, streams, log, phase: Phase::SettingUp, user: None, clients: Vec::new(), input, terminal: None, exit, oom }
+        let (phase, entrances, clients) = (Phase::SettingUp, Entrances::default(), Vec::new());
+        Self { serial, process, streams, log, phase, entrances, user: None, clients, input, terminal: None, exit, oom }
     }
 
     /// The same, in a user namespace.

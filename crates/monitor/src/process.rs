@@ -1,6 +1,7 @@
 //! Making processes, in the pid namespace and cgroup they belong to.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 
 use coracle_plan::Cgroups;
 use coracle_sys::process::{NewNamespaces, send_signal, spawn};
@@ -85,10 +86,21 @@ pub(crate) fn make(place: Place<'_>, mounts: bool, cgroups: &Cgroups, child: imp
 }
 
 /// Lets the next children be born in the pid namespace of `process`; returns the way back.
-fn move_children_to(process: &Process) -> Result<OwnedFd> {
+fn move_children_to(process: &Process) -> Result<&'static OwnedFd> {
     let subject = process.pid.as_raw_pid();
-    let home = open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).or_fault("opening", "/proc/self/ns/pid")?;
+    let home = home()?;
     move_into_thread_name_spaces(process.as_fd(), ThreadNameSpaceType::PROCESS_ID)
         .or_fault("entering the pid namespace of process", subject)?;
     Ok(home)
+}
+
+/// The monitor's own pid namespace, opened once.
+fn home() -> Result<&'static OwnedFd> {
+    static HOME: OnceLock<OwnedFd> = OnceLock::new();
+    if let Some(home) = HOME.get() {
+        return Ok(home);
+    }
+    let path = "/proc/self/ns/pid";
+    let opened = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).or_fault("opening", path)?;
+    Ok(HOME.get_or_init(|| opened))
 }

@@ -41,7 +41,8 @@ pub enum Request {
     /// Run a program in a running container. Descriptors: standard input, output and error, in this order. A program
     /// with a terminal has that for all three: then the first is a socket that keeps messages apart, over which the
     /// terminal's master side comes with a message of one byte before the reply, and the others are not used.
-    /// → [`Reply::Started`] once it was executed, and later [`Event::ExecExited`].
+    /// → [`Reply::Started`] once it was executed, and later [`Event::ExecExited`]; or, if that is what is asked for,
+    /// [`Reply::Ended`] and no event.
     Exec(Box<Exec>),
     /// Send a signal to a first process. → [`Reply::Done`], also when it is gone or was never there.
     Signal {
@@ -161,6 +162,19 @@ pub struct Exec {
     pub process: Process,
     /// Its own leaf cgroups.
     pub cgroups: Cgroups,
+    /// When it is answered. An older monitor answers at the start whatever is asked for.
+    #[serde(default)]
+    pub answer: Answer,
+}
+
+/// When an exec that could be started is answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// Once its program was executed.
+    #[default]
+    AtStart,
+    /// Once its program has ended: two messages fewer, for one who has nothing to do in between.
+    AtEnd,
 }
 
 /// A client to attach to a container.
@@ -219,6 +233,11 @@ pub enum Reply {
         pid: i32,
         /// When, in nanoseconds since the epoch.
         at: i64,
+    },
+    /// An exec's first process has ended.
+    Ended {
+        /// Its exit status, or 128 and the number of the signal that killed it.
+        code: i32,
     },
     /// What the monitor knows.
     State {

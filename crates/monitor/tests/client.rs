@@ -72,6 +72,7 @@ async fn a_daemon_commands_a_monitor_and_outlives_it() {
         container: "one".to_owned(),
         process: process(arguments),
         cgroups: Cgroups::default(),
+        answer: Answer::AtStart,
     };
     let null = || OwnedFd::from(fs::File::open("/dev/null").unwrap());
     let (mut output, theirs) = std::io::pipe().unwrap();
@@ -80,6 +81,13 @@ async fn a_daemon_commands_a_monitor_and_outlives_it() {
     let mut text = String::new();
     output.read_to_string(&mut text).unwrap();
     assert_eq!(text, "hi\n");
+
+    // Answered at its end alone: nothing is told of it beside.
+    assert_eq!(monitor.run(exec("w", &["sh", "-c", "exit 7"]), [null(), null(), null()]).await.unwrap(), 7);
+    let killed = exec("w", &["sh", "-c", "kill -9 $$"]);
+    assert_eq!(monitor.run(killed, [null(), null(), null()]).await.unwrap(), 137);
+    let missing = monitor.run(exec("w", &["nope"]), [null(), null(), null()]).await.unwrap_err();
+    assert!(missing.to_string().contains("finding the program nope: No such file"), "{missing}");
 
     let missing = monitor.exec(exec("y", &["nope"]), [null(), null(), null()]).await.unwrap_err();
     assert!(matches!(&missing, Error::Refused(Refusal::Invalid { .. })), "{missing:?}");

@@ -471,8 +471,7 @@ fn a_container_and_its_execs_are_in_their_cgroups() {
     // Its cgroup namespace has its own cgroups as root.
     let log = pod.log("one");
     assert_eq!(log.lines().filter(|line| line.ends_with(":/")).count(), log.lines().count(), "{log}");
-    let exec =
-        Exec { exec: "x".to_owned(), container: "one".to_owned(), process: process(&["sh", "-c", "cat /proc/self/cgroup"]), cgroups };
+    let exec = Exec { cgroups, ..exec("x", "one", process(&["sh", "-c", "cat /proc/self/cgroup"])) };
     let (mut output, theirs) = std::io::pipe().unwrap();
     let null = || fs::File::open("/dev/null").unwrap().into();
     pod.client.send(Request::Exec(Box::new(exec)), &[null(), theirs.into(), null()]);

@@ -264,7 +264,7 @@ fn an_exec_without_program_directory_container_or_streams_fails() {
     assert_eq!(failed(pod.exec("a", "one", lost).0), ("entering the working directory".to_owned(), 2));
     assert_eq!(failed(pod.exec("b", "one", process(&["nope"])).0), ("finding the program".to_owned(), 2));
     assert_eq!(failed(pod.exec("c", "two", process(&["true"])).0), ("finding the running container".to_owned(), 3));
-    let bare = Exec { exec: "d".to_owned(), container: "one".to_owned(), process: process(&["true"]), cgroups: Cgroups::default() };
+    let bare = exec("d", "one", process(&["true"]));
     assert_eq!(failed(pod.client.call(Request::Exec(Box::new(bare)))).1, 9);
     let mut terminal = process(&["true"]);
     terminal.terminal = true;

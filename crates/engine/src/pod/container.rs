@@ -117,8 +117,13 @@ impl Owner {
         let Some(live) = self.containers.get(id) else {
             return Err(Refusal::wrong_state(format!("container {id} has ended")).into());
         };
-        let (cgroup, wanted) = (Arc::clone(&live.cgroup), resources.clone());
-        cgroups::blocking(move || cgroup.update(&wanted)).await?;
+        let (live, wanted) = (Arc::clone(live), resources.clone());
+        cgroups::blocking(move || {
+            let updated = live.cgroup.update(&wanted);
+            live.leaves.forget();
+            updated
+        })
+        .await?;
         self.container_mut(id)?.resources = resources;
         self.commit()
     }

@@ -1,17 +1,39 @@
 //! Entering the cgroups of version 1; those of version 2 are entered by being born into them.
 
-use coracle_plan::Cgroups;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::write;
 
 use crate::fault::{OrFault, Result};
 
-/// Moves this process into each (cgroups(7): `0` in `cgroup.procs` is the writer).
-pub(crate) fn join(cgroups: &Cgroups) -> Result<()> {
-    for path in &cgroups.join {
-        let stage = "entering the cgroup";
-        let file = open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).or_fault(stage, path.display())?;
-        write(file, b"0").or_fault(stage, path.display())?;
+/// The files by which a process moves itself into cgroups, open, as a container's execs use them again and again.
+#[derive(Debug, Default)]
+pub(crate) struct Entrances(Vec<(PathBuf, OwnedFd)>);
+
+impl Entrances {
+    /// Has these files open, and no others.
+    pub(crate) fn open(&mut self, paths: &[PathBuf]) -> Result<()> {
+        self.0.retain(|(path, _)| paths.contains(path));
+        for path in paths {
+            if !self.0.iter().any(|(open, _)| open == path) {
+                let file = open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).or_fault("opening the cgroup", path.display())?;
+                self.0.push((path.clone(), file));
+            }
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Moves this process into each (cgroups(7): `0` is the writer).
+    pub(crate) fn enter(&self) -> Result<()> {
+        self.0.iter().try_for_each(|(path, file)| write(file, b"0").map(drop).or_fault("entering the cgroup", path.display()))
+    }
+}
+
+/// Moves this process into these cgroups.
+pub(crate) fn join(paths: &[PathBuf]) -> Result<()> {
+    let mut entrances = Entrances::default();
+    entrances.open(paths)?;
+    entrances.enter()
 }

@@ -4,7 +4,7 @@
 //! monitor, and the process ends.
 
 mod beforehand;
-mod cgroups;
+pub(crate) mod cgroups;
 mod cover;
 pub(crate) mod crossing;
 pub(crate) mod identity;
@@ -30,6 +30,7 @@ use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use self::beforehand::{Beforehand, Done};
+use self::cgroups::Entrances;
 use self::program::Missing;
 use self::root::Root;
 use self::view::View;
@@ -59,16 +60,18 @@ pub(crate) fn start(plan: &Plan, streams: &Streams, reporting: &Reporting) -> i3
     done.unwrap_or_else(|fault| report(&fault, reporting))
 }
 
-/// The container of an exec: its first process, and its user namespace if it has one.
+/// The container of an exec: its first process, its cgroups, and its user namespace if it has one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Target<'a> {
     pub(crate) process: BorrowedFd<'a>,
+    pub(crate) entrances: &'a Entrances,
     pub(crate) user: Option<&'a UserNamespace>,
 }
 
 /// Becomes a process in the container of `target`.
 pub(crate) fn exec(exec: &Exec, target: Target<'_>, streams: &Streams, reporting: &Reporting) -> i32 {
-    let Err(fault) = part(streams, reporting, Some(target.process)).and_then(|()| join(exec, target, reporting));
+    let entered = target.entrances.enter();
+    let Err(fault) = entered.and_then(|()| part(streams, reporting, Some(target.process))).and_then(|()| join(exec, target, reporting));
     report(&fault, reporting)
 }
 
@@ -84,7 +87,7 @@ pub(crate) fn start_init(user: &UserNamespace, reporting: &Reporting) -> i32 {
 }
 
 fn prepare(plan: &Plan) -> Result<()> {
-    cgroups::join(&plan.cgroups)?;
+    cgroups::join(&plan.cgroups.join)?;
     identity::prepare(&plan.process, plan.namespaces.user.as_ref())
 }
 
@@ -141,7 +144,6 @@ fn run(plan: &Plan, reporting: &Reporting) -> Result<Infallible> {
 }
 
 fn join(exec: &Exec, target: Target<'_>, reporting: &Reporting) -> Result<Infallible> {
-    cgroups::join(&exec.cgroups)?;
     identity::prepare(&exec.process, target.user)?;
     lead_session(&exec.process)?;
     let own = ThreadNameSpaceType::MOUNT | ThreadNameSpaceType::CONTROL_GROUP;

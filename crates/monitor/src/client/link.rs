@@ -103,7 +103,7 @@ impl Link {
 
     fn deliver(&mut self, id: u64, reply: Reply) {
         let Some((waiting, exec)) = self.replies.remove(&id) else { return };
-        if let (Reply::Failed(_), Some(exec)) = (&reply, exec) {
+        if let (Reply::Failed(_) | Reply::Ended { .. }, Some(exec)) = (&reply, exec) {
             self.execs.remove(&exec);
         }
         let _ = waiting.send(reply);

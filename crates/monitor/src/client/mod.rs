@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::link::{Link, Outgoing};
 pub use self::spawn::{Program, spawn};
-use crate::protocol::{Attach, ContainerState, Event, Exec, Prepare, Reply, Request, Start, Target};
+use crate::protocol::{Answer, Attach, ContainerState, Event, Exec, Prepare, Reply, Request, Start, Target};
 
 /// The name of a monitor's socket in its pod's directory.
 pub const SOCKET: &str = "monitor.sock";
@@ -93,13 +93,15 @@ impl Monitor {
 
     async fn send(&self, request: Request, descriptors: Vec<OwnedFd>, exited: Option<(String, oneshot::Sender<i32>)>) -> Result<Reply> {
         let (reply, answer) = oneshot::channel();
-        let gone =
-            || Failure::new("asking the monitor", format_args!("process {}", self.pid), "it has gone away").kind(FailureKind::Unavailable);
-        self.outgoing.send(Outgoing { request, descriptors, reply, exited }).await.map_err(|_| gone())?;
-        match answer.await.map_err(|_| gone())? {
+        self.outgoing.send(Outgoing { request, descriptors, reply, exited }).await.map_err(|_| self.gone())?;
+        match answer.await.map_err(|_| self.gone())? {
             Reply::Failed(fault) => Err(failure::from(fault)),
             reply => Ok(reply),
         }
+    }
+
+    fn gone(&self) -> Failure {
+        Failure::new("asking the monitor", format_args!("process {}", self.pid), "it has gone away").kind(FailureKind::Unavailable)
     }
 
     async fn done(&self, request: Request) -> Result<()> {
@@ -128,6 +130,18 @@ impl Monitor {
         let name = exec.exec.clone();
         let reply = self.send(Request::Exec(Box::new(exec)), streams.into(), Some((name, sender))).await?;
         Ok(RunningExec { pid: started(reply)?.pid, exited })
+    }
+
+    /// Runs a program in a running container to its end: its exit status, or 128 and the number of the signal that killed it.
+    pub async fn run(&self, exec: Exec, streams: [OwnedFd; 3]) -> Result<i32> {
+        let exec = Exec { answer: Answer::AtEnd, ..exec };
+        let (sender, exited) = oneshot::channel();
+        let name = exec.exec.clone();
+        match self.send(Request::Exec(Box::new(exec)), streams.into(), Some((name, sender))).await? {
+            Reply::Ended { code } => Ok(code),
+            // A monitor of an older release tells the end by an event.
+            reply => started(reply).map(drop).and(exited.await.map_err(|_| self.gone().into())),
+        }
     }
 
     /// Sends a signal, by the kernel's number; a process that is gone needs none.

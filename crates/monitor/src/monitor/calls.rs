@@ -1,5 +1,6 @@
 //! What daemons ask for, one function each.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -8,7 +9,7 @@ use rustix::io::Errno;
 use rustix::process::{Signal, getpid};
 use serde::Deserialize;
 
-use super::{Asker, Launch, Monitor};
+use super::{Asker, Execution, Launch, Monitor};
 use crate::attached::Client;
 use crate::channel;
 use crate::child::{self, Streams};
@@ -17,7 +18,10 @@ use crate::container::{Container, Phase, Pipes};
 use crate::fault::{OrFault, Result};
 use crate::log::Log;
 use crate::process::{self, Place};
-use crate::protocol::{Attach, Call, Exec, Fault, Reply, Request, Start, Target, VERSION};
+use crate::protocol::{Answer, Attach, Call, Exec, Fault, Reply, Request, Start, Target, VERSION};
+
+/// The stage of looking for a container that runs.
+const FINDING: &str = "finding the running container";
 
 impl Monitor {
     /// Acts on a frame. One that is no call closes its connection; one with an unknown request is answered.
@@ -98,13 +102,20 @@ impl Monitor {
         if self.execs.contains_key(&exec.exec) {
             return Err(Errno::EXIST).or_fault(stage, &exec.exec);
         }
-        let container = self.running(&exec.container)?;
-        let target = child::Target { process: container.process.as_fd(), user: container.user.as_ref() };
+        let container = running(&mut self.containers, &exec.container)?;
+        container.entrances.open(&exec.cgroups.join)?;
+        let Container { process: first, entrances, user, .. } = &*container;
+        let target = child::Target { process: first.as_fd(), entrances, user: user.as_ref() };
         let (listening, reporting) = channel::new().or_fault(stage, &exec.exec)?;
-        let place = Place::Of(&container.process);
+        let place = Place::Of(first);
         let process = process::make(place, false, &exec.cgroups, || child::exec(exec, target, &streams, &reporting))?;
-        self.launches.insert(process.pid, Launch::new(listening, Target::Exec(exec.exec.clone()), asker));
-        self.execs.insert(exec.exec.clone(), process);
+        let launch = Launch::new(listening, Target::Exec(exec.exec.clone()), asker);
+        let (launch, asker) = match exec.answer {
+            Answer::AtStart => (launch, None),
+            Answer::AtEnd => (launch.heard_at_its_end(), Some(asker)),
+        };
+        self.launches.insert(process.pid, launch);
+        self.execs.insert(exec.exec.clone(), Execution { process, asker });
         Ok(())
     }
 
@@ -124,13 +135,13 @@ impl Monitor {
 
     fn running(&self, id: &str) -> Result<&Container> {
         let running = self.containers.get(id).filter(|container| matches!(container.phase, Phase::Running { .. }));
-        running.ok_or(Errno::SRCH).or_fault("finding the running container", id)
+        running.ok_or(Errno::SRCH).or_fault(FINDING, id)
     }
 
     fn signal(&self, target: &Target, signal: i32) -> Result<()> {
         let process = match target {
             Target::Container(id) => self.containers.get(id).filter(|container| container.lives()).map(|container| &container.process),
-            Target::Exec(id) => self.execs.get(id),
+            Target::Exec(id) => self.execs.get(id).map(|exec| &exec.process),
         };
         process.map_or(Ok(()), |process| process.signal(signal))
     }
@@ -151,12 +162,18 @@ impl Monitor {
     fn shut_down(&mut self, asker: Asker) {
         let kill = Signal::KILL.as_raw();
         let first = self.containers.values().filter(|container| container.lives()).map(|container| &container.process);
-        for process in first.chain(self.execs.values()).chain(self.pod.init()) {
+        for process in first.chain(self.execs.values().map(|exec| &exec.process)).chain(self.pod.init()) {
             // A process that cannot be killed is waited for; the daemon has its own deadline.
             let _ = process.signal(kill);
         }
         self.ending = Some(Some(asker));
     }
+}
+
+/// The same, to be changed.
+fn running<'a>(containers: &'a mut BTreeMap<String, Container>, id: &str) -> Result<&'a mut Container> {
+    let running = containers.get_mut(id).filter(|container| matches!(container.phase, Phase::Running { .. }));
+    running.ok_or(Errno::SRCH).or_fault(FINDING, id)
 }
 
 fn read_plan(path: &Path) -> Result<Plan> {

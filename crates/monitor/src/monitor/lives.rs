@@ -10,7 +10,7 @@ use crate::container::Phase;
 use crate::exit;
 use crate::log::{Buffers, time};
 use crate::process::Process;
-use crate::protocol::{Event, Fault, Reply, Target};
+use crate::protocol::{Answer, Event, Fault, Reply, Target};
 
 /// Processes that are being set up, by their number.
 pub(super) type Launches = HashMap<Pid, Launch>;
@@ -20,10 +20,12 @@ pub(super) type Launches = HashMap<Pid, Launch>;
 pub(super) struct Launch {
     /// Where it reports.
     pub(super) listening: Listening,
-    /// Whether it will say no more, but its program was not executed: its end will follow.
+    /// Whether it is heard at its end only: it will say no more, though its program was not executed, or nobody waits
+    /// for what it says.
     pub(super) silent: bool,
     target: Target,
     asker: Asker,
+    answer: Answer,
     ready: bool,
     fault: Option<Fault>,
 }
@@ -31,7 +33,12 @@ pub(super) struct Launch {
 impl Launch {
     /// One that was just made.
     pub(super) fn new(listening: Listening, target: Target, asker: Asker) -> Self {
-        Self { listening, silent: false, target, asker, ready: false, fault: None }
+        Self { listening, silent: false, target, asker, answer: Answer::AtStart, ready: false, fault: None }
+    }
+
+    /// The same, for one who wants to know of the program's end and not of its start.
+    pub(super) fn heard_at_its_end(self) -> Self {
+        Self { silent: true, answer: Answer::AtEnd, ..self }
     }
 }
 
@@ -80,6 +87,7 @@ impl Monitor {
     fn conclude(&mut self, pid: Pid) {
         let Some(launch) = self.launches.remove(&pid) else { return };
         let reply = match launch.fault {
+            None if launch.answer == Answer::AtEnd => return,
             Some(fault) => {
                 match &launch.target {
                     Target::Container(id) => drop(self.containers.remove(id)),
@@ -113,8 +121,9 @@ impl Monitor {
     }
 
     fn ended(&mut self, pid: Pid, code: i32) {
-        // All of them: it may be one that took another's place, and this not be heard yet.
-        for launch in self.launches.keys().copied().collect::<Vec<_>>() {
+        // The others too: it may be one that took another's place, and this not be heard yet.
+        let heard = self.launches.iter().filter(|(number, launch)| **number == pid || !launch.silent);
+        for launch in heard.map(|(number, _)| *number).collect::<Vec<_>>() {
             self.hear(launch);
         }
         if let Some(launch) = self.launches.get_mut(&pid) {
@@ -129,9 +138,11 @@ impl Monitor {
         if self.pod.ended(pid) {
             return;
         }
-        if let Some(exec) = self.execs.iter().find_map(|(exec, process)| (process.pid == pid).then(|| exec.clone())) {
-            self.execs.remove(&exec);
-            return self.tell_all(Event::ExecExited { exec, code });
+        if let Some(exec) = self.execs.iter().find_map(|(name, exec)| (exec.process.pid == pid).then(|| name.clone())) {
+            return match self.execs.remove(&exec).and_then(|exec| exec.asker) {
+                Some(asker) => self.reply(asker, Reply::Ended { code }),
+                None => self.tell_all(Event::ExecExited { exec, code }),
+            };
         }
         self.container_ended(pid, code);
     }

@@ -58,6 +58,14 @@ struct Asker {
     call: u64,
 }
 
+/// An exec whose process was not reaped.
+#[derive(Debug)]
+struct Execution {
+    process: Process,
+    /// Who waits for its end as the answer; `None`: all are told of it.
+    asker: Option<Asker>,
+}
+
 /// What an event came from.
 #[derive(Debug, Clone, Copy)]
 enum Source {
@@ -79,7 +87,7 @@ struct Monitor {
     connections: BTreeMap<u64, Connection>,
     pod: Pod,
     containers: BTreeMap<String, Container>,
-    execs: BTreeMap<String, Process>,
+    execs: BTreeMap<String, Execution>,
     launches: Launches,
     serial: u64,
     buffers: Option<Buffers>,

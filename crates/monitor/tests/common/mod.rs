@@ -159,7 +159,7 @@ impl Pod {
     }
 
     pub fn exec(&mut self, name: &str, container: &str, process: Process) -> (Reply, ExecStreams) {
-        let exec = Exec { exec: name.to_owned(), container: container.to_owned(), process, cgroups: Cgroups::default() };
+        let exec = exec(name, container, process);
         let (output, theirs_output) = std::io::pipe().unwrap();
         let (error, theirs_error) = std::io::pipe().unwrap();
         let input = File::open("/dev/null").unwrap();
@@ -171,7 +171,7 @@ impl Pod {
 
     /// The same with a terminal: the reply and the master side.
     pub fn exec_in_terminal(&mut self, name: &str, container: &str, process: Process) -> (Reply, File) {
-        let exec = Exec { exec: name.to_owned(), container: container.to_owned(), process, cgroups: Cgroups::default() };
+        let exec = exec(name, container, process);
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
         let null = || File::open("/dev/null").unwrap().into();
         self.client.send(Request::Exec(Box::new(exec)), &[theirs, null(), null()]);
@@ -185,6 +185,11 @@ impl Pod {
         });
         (reply, master.expect("a terminal").into())
     }
+}
+
+/// A program to run in a container, in no cgroup of its own, answered at its start.
+pub fn exec(name: &str, container: &str, process: Process) -> Exec {
+    Exec { exec: name.to_owned(), container: container.to_owned(), process, cgroups: Cgroups::default(), answer: Answer::AtStart }
 }
 
 /// What can be read of a terminal until nobody has it open any more, or nothing is left.
