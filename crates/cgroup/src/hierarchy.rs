@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use coracle_domain::{ContainerId, During, Error, PodId, Refusal, Result};
 
+use crate::cgroup::Cgroup;
 use crate::detect::{Controller, Layout};
 use crate::file;
 use crate::location::{Location, problem_with};
-use crate::tree::Tree;
+use crate::tree::{Tree, subtree};
 
 /// Our directory at the top of every hierarchy, unless configured otherwise.
 const DEFAULT_ROOT: &str = "coracle";
@@ -101,6 +102,26 @@ impl Hierarchy {
     /// processes are killed. A pod under a kubelet's directory has none.
     pub fn remove_pod(&self, pod: &PodId) -> Result<()> {
         self.tree(&self.default_pod(pod)).remove()
+    }
+
+    /// Makes sure that the cgroups of these containers are gone, with all in them, whatever directory a kubelet put them
+    /// into: for pods of which that is not known any more. Looks through all that there is.
+    pub fn remove_wherever(&self, containers: &[ContainerId]) -> Result<()> {
+        if containers.is_empty() {
+            return Ok(());
+        }
+        let mut found = HashSet::new();
+        for top in self.layout.tops() {
+            let all = subtree(top).during("listing the cgroups in", top.display())?;
+            for path in &all {
+                let named = containers.iter().find(|id| path.ends_with(id.as_str()));
+                let parent = path.parent().and_then(|parent| parent.strip_prefix(top).ok()?.to_str());
+                if let (Some(container), Some(parent)) = (named, parent) {
+                    found.insert(Location::kubelets(parent)?.child(container.as_str()));
+                }
+            }
+        }
+        found.into_iter().try_for_each(|location| Cgroup::open(self, location).remove())
     }
 
     /// Removes our top directory where it is empty; where pods are left it stays.

@@ -156,7 +156,7 @@ fn remove_deep(directory: &Path) -> io::Result<Removal> {
 }
 
 /// The directory and all below it, parents before their children.
-fn subtree(directory: &Path) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn subtree(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut all = vec![directory.to_path_buf()];
     let mut next = 0;
     while let Some(parent) = all.get(next) {

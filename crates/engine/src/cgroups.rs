@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use coracle_cgroup::{Cgroup, Hierarchy, Location};
-use coracle_domain::{During, PodId, Result};
+use coracle_domain::{ContainerId, During, PodId, Result};
 
 /// Runs what may block where it delays only its caller.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
@@ -26,6 +26,12 @@ pub(crate) async fn remove_container(hierarchy: &Arc<Hierarchy>, location: &Resu
     let Ok(location) = location else { return Ok(()) };
     let (hierarchy, location) = (Arc::clone(hierarchy), location.clone());
     blocking(move || Cgroup::open(&hierarchy, location).remove()).await
+}
+
+/// Makes sure that the cgroups of containers are gone, whatever they are in.
+pub(crate) async fn remove_wherever(hierarchy: &Arc<Hierarchy>, containers: &[ContainerId]) -> Result<()> {
+    let (hierarchy, containers) = (Arc::clone(hierarchy), containers.to_vec());
+    blocking(move || hierarchy.remove_wherever(&containers)).await
 }
 
 /// Makes sure that the cgroup above a pod's containers is gone, where it is ours.

@@ -89,7 +89,7 @@ pub(crate) async fn start(container: &ContainerView, live: &Live, request: Reque
 
 /// What the monitor is asked for, and the cgroup that is made for it.
 fn prepare(container: &ContainerView, target: &Arc<LiveContainer>, request: Request) -> Result<(Leaf, Exec)> {
-    let process = coracle_spec::exec_process(&target.process, &request.command, request.terminal)?;
+    let process = coracle_spec::exec_process(target.process()?, &request.command, request.terminal)?;
     let leaf = Leaf::new(target, &request.name)?;
     let cgroups = leaf.cgroups();
     let container = container.id.as_str().to_owned();

@@ -12,6 +12,7 @@
 use std::path::{Path, PathBuf};
 
 use coracle_domain::{ContainerId, PodId};
+use coracle_files::Quarantine;
 
 /// The daemon's directory on tmpfs.
 #[derive(Debug, Clone)]
@@ -31,8 +32,8 @@ impl Layout {
     }
 
     /// Where records that cannot be read are put aside.
-    pub fn quarantine(&self) -> PathBuf {
-        self.state.join("quarantine")
+    pub(crate) fn quarantine(&self) -> Quarantine {
+        Quarantine::at(self.state.join("quarantine"))
     }
 
     /// One pod.

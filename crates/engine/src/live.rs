@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use coracle_cgroup::Cgroup;
-use coracle_domain::{ContainerId, ContainerPhase, ContainerView, Refusal, Result};
+use coracle_domain::{ContainerId, ContainerPhase, ContainerView, Failure, Refusal, Result};
 use coracle_monitor::client::Monitor;
 use coracle_plan::Process;
 use tokio::sync::watch;
@@ -49,8 +49,8 @@ impl Live {
 pub(crate) struct LiveContainer {
     /// Where it is limited and accounted.
     pub(crate) cgroup: Arc<Cgroup>,
-    /// What it runs: the model of its execs.
-    pub(crate) process: Arc<Process>,
+    /// What it runs: the model of its execs. `None` if its Plan was lost.
+    process: Option<Process>,
     /// Cgroups for execs in it.
     pub(crate) leaves: IdleLeaves,
     /// Whether it has ended.
@@ -60,7 +60,18 @@ pub(crate) struct LiveContainer {
 }
 
 impl LiveContainer {
-    pub(crate) fn new(cgroup: Arc<Cgroup>, process: Arc<Process>) -> Self {
+    pub(crate) fn new(cgroup: Arc<Cgroup>, process: Option<Process>) -> Self {
         Self { meter: Meter::new(Arc::clone(&cgroup)), cgroup, process, leaves: IdleLeaves::default(), ended: watch::Sender::new(false) }
+    }
+
+    /// What it runs: the model of its execs.
+    ///
+    /// # Errors
+    /// Its Plan was damaged when this daemon took it over.
+    pub(crate) fn process(&self) -> Result<&Process> {
+        self.process.as_ref().ok_or_else(|| {
+            let failure = Failure::new("reading the plan of the container in", self.cgroup.location(), "it was damaged and put aside");
+            failure.hint("the container runs on and can be stopped, but takes no execs").into()
+        })
     }
 }

@@ -3,9 +3,6 @@
 //! The record is what a restarted daemon believes; what its monitor and the kernel say comes on top. It is
 //! a versioned enum, so that a later release reads what an earlier one wrote.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,9 +10,16 @@ use coracle_domain::{
     ContainerId, ContainerPhase, ContainerRequest, ContainerView, During, ImageId, LostOutput, PodId, PodPhase, PodRequest, PodResources,
     Resources, Result,
 };
+use coracle_files::Reserve;
 use coracle_network::{Lease, PortRequest};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+/// Bytes by which a record may grow before the pod is gone, beside what its containers' ends take: it must be possible
+/// to write those down on a full file system.
+const GROWTH: usize = 512;
+/// Bytes that the end of a container takes.
+const END: usize = 512;
 
 /// The file's content.
 #[derive(Debug, Serialize, Deserialize)]
@@ -69,9 +73,22 @@ pub(crate) struct ContainerRecord {
 }
 
 impl PodRecord {
-    /// Replaces the record at `path`.
+    /// Replaces the record at `path` after something has come about. It finds room on a full file system too.
     pub(crate) fn save(&self, path: &Path) -> Result<()> {
-        replace(path, &Versioned::V1(self)).during("writing the pod's record", path.display())
+        self.write(path, Reserve::Welcome)
+    }
+
+    /// Replaces the record at `path` before something new is made, and keeps the room that later changes will take.
+    pub(crate) fn save_and_reserve(&self, path: &Path) -> Result<()> {
+        self.write(path, Reserve::Required)
+    }
+
+    fn write(&self, path: &Path, reserve: Reserve) -> Result<()> {
+        let growth = GROWTH + END * self.containers.len();
+        let written = serde_json::to_vec(&Versioned::V1(self))
+            .map_err(std::io::Error::from)
+            .and_then(|text| coracle_files::replace_in_turn(path, &text, growth, reserve));
+        written.during("writing the pod's record", path.display())
     }
 
     /// Reads the record at `path`.
@@ -132,20 +149,18 @@ impl ContainerRecord {
 
 /// Writes `value` as JSON beside `path` and renames it there. Readers see the old or the new file, whole.
 pub(crate) fn replace(path: &Path, value: &impl Serialize) -> std::io::Result<()> {
-    let text = serde_json::to_vec(value)?;
-    let temporary = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(&text)?;
-    fs::rename(&temporary, path)
+    coracle_files::replace(path, &serde_json::to_vec(value)?)
 }
 
 /// Reads a JSON file.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> std::io::Result<T> {
-    Ok(serde_json::from_reader(std::io::BufReader::new(File::open(path)?))?)
+    Ok(serde_json::from_slice(&coracle_files::read(path)?)?)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::testing;
 
@@ -157,7 +172,6 @@ mod tests {
         record.save(&path).unwrap();
         let read = PodRecord::load(&path).unwrap();
         assert_eq!((read.id, read.request, read.phase), (record.id.clone(), record.request.clone(), record.phase));
-        assert!(!path.with_extension("new").exists());
     }
 
     #[test]

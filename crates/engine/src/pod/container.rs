@@ -63,7 +63,7 @@ impl Owner {
             lost_output: Default::default(),
             request: Arc::new(request),
         });
-        self.containers.insert(id.clone(), Arc::new(LiveContainer::new(Arc::new(cgroup), Arc::new(process))));
+        self.containers.insert(id.clone(), Arc::new(LiveContainer::new(Arc::new(cgroup), Some(process))));
         self.commit()
     }
 
@@ -91,7 +91,8 @@ impl Owner {
             Ok(started) => {
                 let container = self.container_mut(id)?;
                 container.phase = ContainerPhase::Running { pid: started.pid, started_at: started.at };
-                self.commit()
+                self.note();
+                Ok(())
             }
             Err(error) => {
                 self.note_failed_start(id, &error).await;
@@ -125,7 +126,8 @@ impl Owner {
         })
         .await?;
         self.container_mut(id)?.resources = resources;
-        self.commit()
+        self.note();
+        Ok(())
     }
 
     pub(super) async fn reopen_log(&mut self, id: &ContainerId) -> Result<()> {

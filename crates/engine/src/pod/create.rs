@@ -85,7 +85,7 @@ impl Owner {
         etc::write(&self.directory, &self.record.request, address)?;
         self.label_files()?;
         self.record.phase = PodPhase::Ready;
-        self.record.save(&self.directory.record())
+        self.record.save_and_reserve(&self.directory.record())
     }
 
     fn make_directory(&self) -> Result<()> {
@@ -101,7 +101,7 @@ impl Owner {
             self.record.lease = Some(lease);
             self.shared.network.claim_ports(&self.record.port_request(&lease))?;
         }
-        self.record.save(&self.directory.record())
+        self.record.save_and_reserve(&self.directory.record())
     }
 
     async fn start_monitor(&mut self) -> Result<()> {

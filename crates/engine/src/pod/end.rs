@@ -1,10 +1,12 @@
 //! Ending containers and pods. Everything here can be called again at any time, and makes progress each time.
 
+use std::io;
 use std::sync::Arc;
 
 use coracle_domain::{ContainerId, ContainerPhase, During, Exit, ExitCode, Failure, FailureKind, PodPhase, Result};
 use coracle_monitor::protocol::{Event, ExitRecord, Target};
 use tokio::sync::watch;
+use tracing::warn;
 
 use super::teardown::{Faults, Subject, Teardown, remove_directory};
 use super::{Owner, events};
@@ -50,7 +52,8 @@ impl Owner {
         self.wait_until_ended(Some(id)).await?;
         self.discard_container(id).await?;
         self.record.containers.retain(|container| &container.id != id);
-        self.commit()
+        self.note();
+        Ok(())
     }
 
     /// Makes sure that nothing is left of a container but its entry in the record.
@@ -72,7 +75,9 @@ impl Owner {
     /// Ends the pod: its containers, its network, its namespaces. Its record and its containers' remain.
     pub(super) async fn stop(&mut self) -> Result<()> {
         self.record.phase = PodPhase::Stopped;
-        self.record.save(&self.directory.record())?;
+        if let Err(error) = self.record.save(&self.directory.record()) {
+            warn!(pod = self.id().short(), %error, "the pod is ended without a record of it");
+        }
         let mut faults = Faults::default();
         for live in self.containers.values() {
             faults.note(cgroups::kill(Arc::clone(&live.cgroup)).await);
@@ -86,7 +91,7 @@ impl Owner {
             (self.record.lease, self.record.monitor) = (None, None);
         }
         faults.note(torn_down);
-        faults.note(self.commit());
+        self.note();
         faults.result()
     }
 
@@ -133,8 +138,11 @@ impl Owner {
 
     /// A container whose monitor is gone.
     pub(super) async fn note_unseen_end(&mut self, id: &ContainerId) {
-        if let Ok(exit) = record::read::<ExitRecord>(&self.directory.container(id).exit()) {
-            return self.note_exit(id, &exit).await;
+        let path = self.directory.container(id).exit();
+        match record::read::<ExitRecord>(&path) {
+            Ok(exit) => return self.note_exit(id, &exit).await,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => self.shared.layout.quarantine().take(&path, error),
         }
         let started_at = match self.record.container(id).map(|container| &container.phase) {
             Some(ContainerPhase::Running { started_at, .. }) => Some(*started_at),

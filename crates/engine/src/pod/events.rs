@@ -70,9 +70,7 @@ impl Owner {
         container.phase = ContainerPhase::Exited { started_at, exit, message };
         self.asked_to_end.remove(id);
         let live = self.containers.remove(id);
-        if let Err(error) = self.commit() {
-            warn!(pod = self.record.id.short(), %error, "the end of a container is not on record");
-        }
+        self.note();
         if let Some(live) = live {
             live.ended.send_replace(true);
             // What shares a pid namespace outlives its first process; its cgroup says who that is.

@@ -25,6 +25,7 @@ use coracle_domain::{ContainerId, ContainerRequest, Error, Failure, PodId, PodPh
 use coracle_monitor::client::Monitor;
 use coracle_monitor::protocol::Event;
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::warn;
 
 pub(crate) use create::create;
 pub(crate) use recover::recover;
@@ -171,11 +172,20 @@ impl Owner {
         self.commit()
     }
 
-    /// Writes the record, then shows the pod as it is now.
+    /// Writes the record, then shows the pod as it is to be: for what must not be without being on record.
     fn commit(&self) -> Result<()> {
-        self.record.save(&self.directory.record())?;
+        self.record.save_and_reserve(&self.directory.record())?;
         self.publish();
         Ok(())
+    }
+
+    /// Shows the pod as it has become, whether or not that can be written down. What the record lacks the next daemon
+    /// hears from the monitor, or does again.
+    fn note(&self) {
+        if let Err(error) = self.record.save(&self.directory.record()) {
+            warn!(pod = self.id().short(), %error, "a change of the pod is not on record");
+        }
+        self.publish();
     }
 
     fn publish(&self) {

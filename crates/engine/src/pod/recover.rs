@@ -4,15 +4,14 @@
 //! again as soon as its monitor has told what happened; a pod that was being made, or being torn down, is torn
 //! down; a pod whose monitor is gone has ended. What cannot be read costs only its own pod.
 
-use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_cgroup::Cgroup;
-use coracle_domain::{ContainerId, ContainerPhase, During, PodId, PodPhase, Result};
+use coracle_domain::{ContainerId, ContainerPhase, PodId, PodPhase, Result};
 use coracle_monitor::client::Monitor;
 use coracle_monitor::protocol::ContainerState;
-use coracle_plan::Plan;
+use coracle_plan::{Plan, Process};
 use tracing::{info, warn};
 
 use super::Owner;
@@ -37,12 +36,10 @@ pub(crate) async fn recover(shared: Arc<Shared>, id: PodId) {
 async fn discard(shared: &Shared, id: PodId, reason: &str) {
     warn!(pod = id.short(), reason, "a pod without a readable record is torn down");
     let directory = shared.layout.pod(&id);
-    let record = directory.record();
-    if record.exists() {
-        let aside = shared.layout.quarantine();
-        let kept = fs::create_dir_all(&aside).and_then(|()| fs::rename(&record, aside.join(format!("{id}.json"))));
-        if let Err(error) = kept {
-            warn!(pod = id.short(), %error, "the record could not be put aside");
+    for path in [directory.record(), directory.path().to_owned()] {
+        let in_the_way = path.symlink_metadata().is_ok_and(|found| path != directory.path() || !found.is_dir());
+        if in_the_way {
+            shared.layout.quarantine().take(&path, reason);
         }
     }
     Teardown::new(shared, Subject::found(id)).to_the_end().await;
@@ -111,7 +108,8 @@ impl Owner {
             let state = containers.iter().find(|state| state.container == id.as_str());
             self.take_over_container(&id, state).await;
         }
-        self.record.save(&self.directory.record())
+        self.note();
+        Ok(())
     }
 
     /// Containers that were being made when the daemon ended are not on record.
@@ -138,19 +136,27 @@ impl Owner {
             (ContainerPhase::Running { .. }, None) => return self.note_unseen_end(id).await,
             (ContainerPhase::Created, None) => {}
         }
-        match self.revive(id) {
-            Ok(live) => drop(self.containers.insert(id.clone(), Arc::new(live))),
-            Err(error) => warn!(container = id.short(), %error, "the container can be stopped, but takes no execs"),
+        match Subject::of(&self.record).location(&self.shared.hierarchy, id) {
+            Ok(location) => {
+                let cgroup = Arc::new(Cgroup::open(&self.shared.hierarchy, location));
+                self.containers.insert(id.clone(), Arc::new(LiveContainer::new(cgroup, self.process_of(id))));
+            }
+            Err(error) => warn!(container = id.short(), %error, "the container's cgroup is not known"),
         }
         if let Some(exit) = state.and_then(|state| state.exit.as_ref()) {
             self.note_exit(id, exit).await;
         }
     }
 
-    fn revive(&self, id: &ContainerId) -> Result<LiveContainer> {
-        let location = Subject::of(&self.record).location(&self.shared.hierarchy, id)?;
+    /// What a container runs, if its Plan can be read. Without one it takes no execs, and cannot be started.
+    fn process_of(&self, id: &ContainerId) -> Option<Process> {
         let path = self.directory.container(id).plan();
-        let plan: Plan = record::read(&path).during("reading the container's plan", path.display())?;
-        Ok(LiveContainer::new(Arc::new(Cgroup::open(&self.shared.hierarchy, location)), Arc::new(plan.process)))
+        match record::read::<Plan>(&path) {
+            Ok(plan) => Some(plan.process),
+            Err(error) => {
+                self.shared.layout.quarantine().take(&path, error);
+                None
+            }
+        }
     }
 }

@@ -26,6 +26,8 @@ pub(crate) struct Subject {
     id: PodId,
     containers: Vec<ContainerId>,
     cgroup_parent: Option<String>,
+    /// Whether `cgroup_parent` is not what was asked for, but not known.
+    parent_lost: bool,
     monitor: Option<MonitorIdentity>,
     lease: Option<Lease>,
 }
@@ -37,6 +39,7 @@ impl Subject {
             id: record.id.clone(),
             containers: record.containers.iter().map(|container| container.id.clone()).collect(),
             cgroup_parent: record.request.cgroup_parent.clone(),
+            parent_lost: false,
             monitor: record.monitor.clone(),
             lease: record.lease,
         }
@@ -44,7 +47,7 @@ impl Subject {
 
     /// A pod of which there is only a directory.
     pub(crate) fn found(id: PodId) -> Self {
-        Self { id, containers: Vec::new(), cgroup_parent: None, monitor: None, lease: None }
+        Self { id, containers: Vec::new(), cgroup_parent: None, parent_lost: true, monitor: None, lease: None }
     }
 
     /// The cgroup of one of its containers.
@@ -129,6 +132,9 @@ impl<'a> Teardown<'a> {
         for container in &self.subject.containers {
             faults.note(cgroups::remove_container(hierarchy, &self.subject.location(hierarchy, container)).await);
         }
+        if self.subject.parent_lost {
+            faults.note(cgroups::remove_wherever(hierarchy, &self.subject.containers).await);
+        }
         faults.note(cgroups::remove_pod(hierarchy, &self.subject.id).await);
         faults.result()
     }
@@ -137,7 +143,10 @@ impl<'a> Teardown<'a> {
         let subject = self.subject.id.as_str();
         let connected = match &self.monitor {
             Some(monitor) => Some(monitor.clone()),
-            None => Monitor::connect(self.directory.path()).await.ok().map(|(monitor, _)| monitor),
+            None => {
+                let greeting = Monitor::connect(self.directory.path());
+                within(ANSWER, "greeting the monitor of pod", subject, greeting).await.ok().map(|(monitor, _)| monitor)
+            }
         };
         if let Some(monitor) = connected {
             // One that does not answer is killed below.
@@ -172,10 +181,7 @@ fn unmount(path: &Path) -> Result<()> {
 
 /// Makes sure that a directory and all beneath it is gone.
 pub(super) fn remove_directory(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).during("removing", path.display()),
-        _ => Ok(()),
-    }
+    coracle_files::remove(path).during("removing", path.display())
 }
 
 /// The errors of a list of steps that are all tried.
