@@ -51,7 +51,10 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
         file.set_len(0)?;
         file.write_all(content)
     });
-    let replaced = written.and_then(|()| std::fs::rename(draft, path));
+    let replaced = written.and_then(|()| match std::fs::rename(draft, path) {
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => remove(path).and_then(|()| std::fs::rename(draft, path)),
+        renamed => renamed,
+    });
     if replaced.is_err() {
         // What it takes is missing elsewhere.
         let _ = std::fs::remove_file(draft);
@@ -134,6 +137,8 @@ mod tests {
             assert_eq!(read(&path).unwrap(), content.as_bytes());
         }
         std::os::unix::fs::symlink("/dev/full", scratch.path().join("file.new")).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir_all(path.join("in/the/way")).unwrap();
         replace(&path, b"three").unwrap();
         assert_eq!(read(&path).unwrap(), b"three");
         assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 1);

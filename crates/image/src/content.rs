@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use coracle_domain::{During, Failure, Result};
 use serde_json::json;
 
+use crate::Digest;
 use crate::disk::{Workshop, create_directory, list};
 use crate::image::Image;
-use crate::{Digest, disk};
 
 /// `<root>/images`.
 #[derive(Debug)]
@@ -24,8 +24,15 @@ impl Layout {
         create_directory(&root.join("blobs/sha256"))?;
         let marker = root.join("oci-layout");
         let content = br#"{"imageLayoutVersion":"1.0.0"}"#;
-        if std::fs::read(&marker).ok().as_deref() != Some(content) {
-            workshop.write_durably(&marker, content)?;
+        let found = coracle_files::read(&marker);
+        if found.as_ref().is_ok_and(|found| found == content) {
+            return Ok(Self { root, workshop });
+        }
+        if !found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+            tracing::warn!(path = %marker.display(), "the image layout's mark is rubbish; it is written anew");
+        }
+        if let Err(error) = workshop.write_durably(&marker, content) {
+            tracing::warn!(%error, "other tools cannot tell that this is an image layout");
         }
         Ok(Self { root, workshop })
     }
@@ -41,7 +48,7 @@ impl Layout {
     /// A blob's content, compared with its digest.
     pub(crate) fn read(&self, digest: &Digest) -> Result<Vec<u8>> {
         let path = self.blob(digest);
-        let content = std::fs::read(&path).during("reading the blob", path.display())?;
+        let content = coracle_files::read(&path).during("reading the blob", path.display())?;
         if Digest::of(&content) == *digest {
             return Ok(content);
         }
@@ -62,7 +69,7 @@ impl Layout {
                 continue;
             }
             let path = self.blobs().join(name);
-            std::fs::remove_file(&path).during("deleting the blob", path.display())?;
+            coracle_files::remove(&path).during("deleting the blob", path.display())?;
         }
         Ok(())
     }
@@ -73,8 +80,12 @@ impl Layout {
         let index = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests});
         let path = self.root.join("index.json");
         let content = serde_json::to_vec_pretty(&index).unwrap_or_default();
-        if std::fs::read(&path).is_ok_and(|known| known == content) {
-            return;
+        match coracle_files::read(&path) {
+            Ok(known) if known == content => return,
+            Ok(known) if serde_json::from_slice::<serde::de::IgnoredAny>(&known).is_ok() => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Ok(_) => tracing::warn!(path = %path.display(), "the image index is rubbish; it is written anew"),
+            Err(error) => tracing::warn!(path = %path.display(), %error, "the image index is damaged; it is written anew"),
         }
         if let Err(error) = self.replace(&path, &content) {
             tracing::warn!(path = %path.display(), %error, "cannot write the image index");
@@ -82,7 +93,7 @@ impl Layout {
     }
 
     fn replace(&self, path: &Path, content: &[u8]) -> Result<()> {
-        disk::write_atomically(path, content).during("writing", path.display())
+        coracle_files::replace(path, content).during("writing", path.display())
     }
 }
 

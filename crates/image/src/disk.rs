@@ -91,6 +91,10 @@ impl Workshop {
     /// Replaces the file at `path` so that a power cut leaves the old content or the new.
     pub(crate) fn write_durably(&self, path: &Path, content: &[u8]) -> Result<()> {
         let draft = self.new_path();
+        if path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+            // Nothing of ours, and no file can be renamed to it.
+            self.remove(path)?;
+        }
         let written = write_synced(&draft, content).and_then(|()| std::fs::rename(&draft, path)).and_then(|()| sync_parent(path));
         if written.is_err() {
             let _ = std::fs::remove_file(&draft);
@@ -134,14 +138,6 @@ fn write_synced(path: &Path, content: &[u8]) -> std::io::Result<()> {
 
 fn sync_parent(path: &Path) -> std::io::Result<()> {
     path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
-}
-
-/// Replaces the file at `path` so that a killed process leaves the old content or the new; for tmpfs
-/// and for what a power cut may take.
-pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    let draft = path.with_extension("draft");
-    std::fs::write(&draft, content)?;
-    std::fs::rename(draft, path)
 }
 
 /// Makes a directory and those above it, for root alone.

@@ -10,6 +10,7 @@
 //! <root>/layers/<key>/ record.json and fs/, the unpacked tree
 //! <root>/containers/   <container id>/{upper,work}
 //! <root>/tmp/          work under way and things being deleted; emptied when the store opens
+//! <root>/quarantine/   the last damaged records, for people
 //! <runtime>/           which layers each container's rootfs and volumes stand on; tmpfs, dies with the kernel
 //! ```
 //!

@@ -167,6 +167,9 @@ impl Pull {
         // Not every registry answers this question: the full one will show what is wrong.
         let Ok(Some(digest)) = self.source.current_digest(self.reference.target()).await else { return Ok(None) };
         let Some(image) = known.find(|image| image.was_resolved_as(&digest)) else { return Ok(None) };
+        if !self.store.check_layers(&image.layers).await? {
+            return Ok(None);
+        }
         let names = &image.record.names;
         let Some(manifest) = names.iter().find(|name| name.resolved == digest).map(|name| name.manifest) else { return Ok(None) };
         let name = self.name_for(digest, manifest);
@@ -277,7 +280,9 @@ impl Pull {
         let unpacking = self.store.unpacking(layer.diff_id);
         let _alone = unpacking.lock().await;
         let key = LayerKey::Diff(layer.diff_id);
-        if let Some(key) = self.store.claim(&[key, LayerKey::Chain(chain)], pin) {
+        if let Some(key) = self.store.claim(&[key, LayerKey::Chain(chain)], pin)
+            && self.store.check_layers(&[key]).await?
+        {
             return Ok(Obtained::Here(key));
         }
         let draft = self.unpack(layer).await?;

@@ -1,11 +1,12 @@
 //! What is written down about images, layers and writable layers, one small JSON file each.
 //!
-//! A record is a versioned enum and is replaced by renaming. One that cannot be read is moved aside
+//! A record is a versioned enum and is replaced by renaming. One that cannot be read is put aside
 //! with a warning and costs nothing but its own subject.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use coracle_domain::{During, ImageId, Result};
+use coracle_files::Quarantine;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -77,32 +78,16 @@ pub(crate) fn encode(record: &impl Serialize) -> Result<Vec<u8>> {
     serde_json::to_vec_pretty(&Versioned::V1(record)).during("encoding", "a record")
 }
 
-/// Reads a record; `None` if there is none or it cannot be read, which is said in the log.
-pub(crate) fn load<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    let content = match std::fs::read(path) {
-        Ok(content) => content,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
-        Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "cannot read a record");
-            return None;
-        }
-    };
-    match serde_json::from_slice(&content) {
+/// Reads a record; `None` if there is none or it is damaged and put aside.
+pub(crate) fn load<T: DeserializeOwned>(path: &Path, quarantine: &Quarantine) -> Option<T> {
+    let read = coracle_files::read(path).and_then(|content| Ok(serde_json::from_slice(&content)?));
+    match read {
         Ok(Versioned::V1(record)) => Some(record),
+        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => None,
         Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "a record is rubbish; it is moved aside");
-            quarantine(path);
+            quarantine.take(path, error);
             None
         }
-    }
-}
-
-/// Moves a file out of the way, where a person can look at it.
-pub(crate) fn quarantine(path: &Path) {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".broken");
-    if let Err(error) = std::fs::rename(path, PathBuf::from(aside)) {
-        tracing::warn!(path = %path.display(), %error, "cannot move a broken file aside");
     }
 }
 
@@ -118,12 +103,16 @@ mod tests {
         let layers = vec![LayerKey::Diff(Digest::of(b"a")), LayerKey::Chain(Digest::of(b"b"))];
         let record = RootfsRecord { image: id, layers, volumes: vec![LayerKey::Diff(Digest::of(b"c"))] };
         std::fs::write(&path, encode(&record).unwrap()).unwrap();
-        assert_eq!(load::<RootfsRecord>(&path), Some(record.clone()));
-        for rubbish in [&b""[..], b"{", b"{\"version\":\"2\"}", &encode(&record).unwrap()[..40]] {
+        let aside = scratch.path().join("quarantine");
+        let quarantine = Quarantine::at(aside.clone());
+        assert_eq!(load::<RootfsRecord>(&path, &quarantine), Some(record.clone()));
+        let rubbish = [&b""[..], b"{", b"{\"version\":\"2\"}", &encode(&record).unwrap()[..40]];
+        for rubbish in rubbish {
             std::fs::write(&path, rubbish).unwrap();
-            assert_eq!(load::<RootfsRecord>(&path), None);
-            assert!(!path.exists() && scratch.path().join("a.json.broken").exists());
+            assert_eq!(load::<RootfsRecord>(&path, &quarantine), None);
+            assert!(!path.exists());
         }
-        assert_eq!(load::<RootfsRecord>(&path), None);
+        assert_eq!(std::fs::read_dir(&aside).unwrap().count(), rubbish.len());
+        assert_eq!(load::<RootfsRecord>(&path, &quarantine), None);
     }
 }

@@ -10,15 +10,15 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use coracle_domain::{ContainerId, During, Failure, FailureKind, ImageId, Refusal, Result, UserNamespace};
+use coracle_domain::{ContainerId, During, ImageId, Refusal, Result, UserNamespace};
 use rustix::fs::{FileType, Timespec, Timestamps};
 
 use crate::LayerKey;
-use crate::disk::{list, write_atomically};
+use crate::disk::list;
 use crate::layer::root::reopen;
 use crate::merged::Merged;
 use crate::record::{RootfsRecord, encode};
-use crate::store::{State, Store, blocking};
+use crate::store::{QUARANTINE, State, Store, blocking};
 use crate::tree::measure;
 
 /// The directories that make up a container's rootfs on overlayfs.
@@ -47,14 +47,19 @@ impl Store {
     ) -> Result<Rootfs> {
         let record = self.state().claim_rootfs(image, container)?;
         let (store, id) = (Arc::clone(self), container.clone());
+        let layers = record.layers.clone();
         let made = blocking("preparing a rootfs", move || {
-            let made = store.make_rootfs(&record, &id, users);
+            let made = store.must_be_there(&record.layers).and_then(|()| store.make_rootfs(&record, &id, users));
             if made.is_err() {
                 let _ = store.forget_rootfs(&id);
             }
             made
         });
-        made.await
+        let made = made.await;
+        if made.is_err() {
+            self.check_layers(&layers).await?;
+        }
+        made
     }
 
     /// The rootfs made for a container earlier; `None` if there is none.
@@ -95,7 +100,7 @@ impl Store {
 
     /// Removes records whose writable layer is gone.
     fn sweep_records(&self, known: &HashSet<ContainerId>) -> Result<()> {
-        for name in list(&self.paths.runtime)? {
+        for name in list(&self.paths.runtime)?.into_iter().filter(|name| name != QUARANTINE) {
             let owner = name.strip_suffix(".json").and_then(|id| id.parse::<ContainerId>().ok());
             if !owner.is_some_and(|id| known.contains(&id)) {
                 remove_file(&self.paths.runtime.join(name))?;
@@ -107,7 +112,7 @@ impl Store {
     fn make_rootfs(&self, record: &RootfsRecord, id: &ContainerId, users: Option<UserNamespace>) -> Result<Rootfs> {
         let rootfs = self.rootfs_of(record, id);
         let path = self.paths.rootfs_record(id);
-        write_atomically(&path, &encode(record)?).during("writing", path.display())?;
+        coracle_files::replace(&path, &encode(record)?).during("writing", path.display())?;
         let directory = self.paths.container(id);
         // A half-made one of this id would be from a run that was killed; it holds nothing.
         self.workshop.remove(&directory)?;
@@ -225,10 +230,5 @@ pub fn read_file(rootfs: &Rootfs, path: &Path, limit: u64) -> Result<Option<Vec<
 }
 
 fn remove_file(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Failure::new("deleting", path.display(), error).kind(FailureKind::Internal).into())
-        }
-        _ => Ok(()),
-    }
+    coracle_files::remove(path).during("deleting", path.display())
 }

@@ -10,7 +10,6 @@ use coracle_domain::{ContainerId, During, ImageId, Refusal, Result};
 use rustix::fs::FileType;
 
 use crate::LayerKey;
-use crate::disk::write_atomically;
 use crate::merged::Merged;
 use crate::record::{RootfsRecord, encode};
 use crate::store::{State, Store, blocking};
@@ -27,14 +26,20 @@ impl Store {
         let mut trees: Vec<PathBuf> = layers.iter().map(|key| self.paths.tree(key)).collect();
         trees.push(self.paths.empty_tree());
         let (path, part) = (self.paths.rootfs_record(container), part.map(Path::to_owned));
-        blocking("claiming an image", move || {
-            write_atomically(&path, &encode(&record)?).during("writing", path.display())?;
+        let (store, keys) = (Arc::clone(self), layers.clone());
+        let claimed = blocking("claiming an image", move || {
+            store.must_be_there(&keys)?;
+            coracle_files::replace(&path, &encode(&record)?).during("writing", path.display())?;
             if let Some(part) = part {
                 must_be_there(&trees, &part)?;
             }
             Ok(trees)
         })
-        .await
+        .await;
+        if claimed.is_err() {
+            self.check_layers(&layers).await?;
+        }
+        claimed
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use coracle_domain::{During, Failure, ImageId, Result};
+use coracle_domain::{During, ImageId, Result};
 use tokio::sync::oneshot;
 
 use super::{Pin, Store, blocking};
@@ -67,7 +67,7 @@ impl Store {
             serial: self.state().next_serial(),
         };
         let path = scratch.path().join("record.json");
-        std::fs::write(&path, encode(&record)?).during("writing", path.display())?;
+        coracle_files::replace(&path, &encode(&record)?).during("writing", path.display())?;
         Ok((scratch, record))
     }
 
@@ -121,7 +121,7 @@ impl Store {
         Ok(Arc::new(Image::load(record, &self.layout)?))
     }
 
-    fn publish(&self, catalog: Catalog) {
+    pub(super) fn publish(&self, catalog: Catalog) {
         let catalog = Arc::new(catalog);
         self.state().catalog = Arc::clone(&catalog);
         self.layout.publish(catalog.images.values().map(AsRef::as_ref));
@@ -152,12 +152,7 @@ impl Store {
         let catalog = self.catalog();
         let Some(image) = catalog.find(name) else { return Ok(Vec::new()) };
         let path = self.paths.image_record(&image.id);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Failure::new("deleting", path.display(), error).into());
-            }
-            _ => {}
-        }
+        coracle_files::remove(&path).during("deleting", path.display())?;
         self.publish(Catalog::new(catalog.images.values().filter(|other| other.id != image.id).cloned()));
         self.collect_garbage()
     }

@@ -45,12 +45,17 @@ fn load(paths: Paths, registries: Registries, boot: String) -> Result<Store> {
     }
     set_mode(&paths.empty_tree())?;
     create_directory(&paths.runtime)?;
-    let lock = lock(&root.join("lock"))?;
+    let lock_file = root.join("lock");
+    if lock_file.symlink_metadata().is_ok_and(|found| !found.is_file()) {
+        paths.quarantine().take(&lock_file, "it is no regular file");
+    }
+    let lock = lock(&lock_file)?;
     let workshop = Workshop::open(root.join("tmp"))?;
     let layout = Layout::open(root.join("images"), workshop.clone())?;
-    let mut state = State { layers: layers(&paths, &workshop, &boot)?, ..State::default() };
-    state.catalog = Arc::new(Catalog::new(images(&paths, &layout, &state.layers)?));
+    let mut state = State::default();
     rootfs(&paths, &mut state)?;
+    state.layers = layers(&paths, &workshop, &boot, &state)?;
+    state.catalog = Arc::new(Catalog::new(images(&paths, &layout, &state.layers)?));
     let store = Store {
         sampler: Sampler::start(root.clone()).during("starting a thread to measure in", root.display())?,
         client: Arc::new(Client::new(registries)),
@@ -66,7 +71,9 @@ fn load(paths: Paths, registries: Registries, boot: String) -> Result<Store> {
         boot,
     };
     store.measure_all();
-    store.collect_garbage()?;
+    if let Err(error) = store.collect_garbage() {
+        tracing::warn!(%error, "unused layers and blobs could not be deleted");
+    }
     store.layout.publish(store.catalog().images.values().map(AsRef::as_ref));
     Ok(store)
 }
@@ -89,20 +96,25 @@ fn lock(path: &Path) -> Result<OwnedFd> {
     }
 }
 
-/// The layers that are complete and known to be so. Others go.
-fn layers(paths: &Paths, workshop: &Workshop, boot: &str) -> Result<HashMap<LayerKey, LayerRecord>> {
+/// The layers that are complete and known to be so. Others go, unless a container may stand on them: then they are no
+/// layers any more, but their files stay until a start that finds them unused.
+fn layers(paths: &Paths, workshop: &Workshop, boot: &str, state: &State) -> Result<HashMap<LayerKey, LayerRecord>> {
     let mut layers = HashMap::new();
     for name in list(&paths.root.join("layers"))? {
         let path = paths.root.join("layers").join(&name);
         if path == paths.empty_tree() {
             continue;
         }
-        let key = name.parse::<LayerKey>().ok();
-        let record = record::load::<LayerRecord>(&path.join("record.json"));
+        // What was found damaged before has a second name after a dot.
+        let (key, is_whole_name) = name.split_once('.').map_or((name.as_str(), true), |(key, _)| (key, false));
+        let key = key.parse::<LayerKey>().ok();
+        let record = if is_whole_name && is_directory(&path.join("fs")) { layer_record(paths, &path) } else { None };
         // What another boot had not synced may be incomplete in any way.
         let record = record.filter(|record| record.durable || record.boot == boot);
         if let (Some(key), Some(record)) = (key, record) {
             layers.insert(key, record);
+        } else if key.is_some_and(|key| state.may_be_mounted(&key)) {
+            set_aside(paths, workshop, &path, is_whole_name)?;
         } else {
             tracing::warn!(layer = %path.display(), "dropping a layer that may be incomplete");
             workshop.remove(&path)?;
@@ -111,27 +123,44 @@ fn layers(paths: &Paths, workshop: &Workshop, boot: &str) -> Result<HashMap<Laye
     Ok(layers)
 }
 
+fn layer_record(paths: &Paths, layer: &Path) -> Option<LayerRecord> {
+    // A link could lead to a layer that is not ours.
+    if is_directory(layer) { record::load(&layer.join("record.json"), &paths.quarantine()) } else { None }
+}
+
+fn is_directory(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|found| found.is_dir())
+}
+
+/// Makes way for the layer to be pulled again. What is mounted does not mind being renamed.
+fn set_aside(paths: &Paths, workshop: &Workshop, path: &Path, is_whole_name: bool) -> Result<()> {
+    if !is_whole_name {
+        return Ok(());
+    }
+    tracing::warn!(layer = %path.display(), "a damaged layer is kept for the containers that stand on it, and for no others");
+    let (Some(name), Some(serial)) = (path.file_name(), workshop.new_path().file_name().map(ToOwned::to_owned)) else { return Ok(()) };
+    let aside = paths.root.join("layers").join(format!("{}.{}", name.to_string_lossy(), serial.to_string_lossy()));
+    std::fs::rename(path, &aside).during("setting aside", path.display())
+}
+
 fn images(paths: &Paths, layout: &Layout, layers: &HashMap<LayerKey, LayerRecord>) -> Result<Vec<Arc<Image>>> {
     let directory = paths.root.join("records");
     let names = list(&directory)?.into_iter().filter(|name| name.ends_with(".json"));
-    let mut records: Vec<(PathBuf, ImageRecord)> =
-        names.map(|name| directory.join(name)).filter_map(|path| record::load::<ImageRecord>(&path).map(|record| (path, record))).collect();
+    let quarantine = paths.quarantine();
+    let load = |path: PathBuf| record::load::<ImageRecord>(&path, &quarantine).map(|record| (path, record));
+    let mut records: Vec<(PathBuf, ImageRecord)> = names.map(|name| directory.join(name)).filter_map(load).collect();
     keep_latest_tags(&mut records);
     let mut images = Vec::new();
     for (path, record) in records {
         if path != paths.image_record(&record.id) {
-            tracing::warn!(path = %path.display(), "an image's record has another image's name; it is moved aside");
-            record::quarantine(&path);
+            paths.quarantine().take(&path, "it is the record of another image than its name says");
         } else if !record.layers.iter().all(|key| layers.contains_key(key)) {
             tracing::warn!(image = %record.id, "an image lost layers; it must be pulled again");
-            std::fs::remove_file(&path).during("deleting", path.display())?;
+            coracle_files::remove(&path).during("deleting", path.display())?;
         } else {
             match Image::load(record, layout) {
                 Ok(image) => images.push(Arc::new(image)),
-                Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "an image's content is damaged; its record is moved aside");
-                    record::quarantine(&path);
-                }
+                Err(error) => paths.quarantine().take(&path, format!("its image must be pulled again: {error}")),
             }
         }
     }
@@ -160,7 +189,7 @@ fn keep_latest_tags(records: &mut [(PathBuf, ImageRecord)]) {
 fn rootfs(paths: &Paths, state: &mut State) -> Result<()> {
     for name in list(&paths.root.join("containers"))? {
         let Ok(id) = name.parse::<ContainerId>() else { continue };
-        match record::load(&paths.rootfs_record(&id)) {
+        match record::load(&paths.rootfs_record(&id), &paths.runtime_quarantine()) {
             Some(record) => drop(state.rootfs.insert(id, record)),
             None => drop(state.unclear.insert(id)),
         }

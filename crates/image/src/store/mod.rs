@@ -6,6 +6,7 @@
 
 mod change;
 mod load;
+mod lost;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use coracle_domain::{ContainerId, Failure, Filesystem, FilesystemUsage, Result};
+use coracle_files::Quarantine;
 use tokio::sync::Notify;
 
 use crate::content::Layout;
@@ -28,6 +30,9 @@ use crate::record::{LayerRecord, RootfsRecord};
 use crate::registry::Client;
 use crate::usage::{Sampler, now};
 use crate::{Digest, LayerKey};
+
+/// Where damaged records are put aside, below the root and below the runtime directory.
+pub(crate) const QUARANTINE: &str = "quarantine";
 
 /// All images, layers and writable layers of a node.
 #[derive(Debug)]
@@ -98,11 +103,21 @@ impl Paths {
         self.root.join("containers").join(id.as_str())
     }
 
+    /// For what is damaged on disk.
+    pub(crate) fn quarantine(&self) -> Quarantine {
+        Quarantine::at(self.root.join(QUARANTINE))
+    }
+
+    /// For what is damaged on tmpfs.
+    fn runtime_quarantine(&self) -> Quarantine {
+        Quarantine::at(self.runtime.join(QUARANTINE))
+    }
+
     pub(crate) fn rootfs_record(&self, id: &ContainerId) -> PathBuf {
         self.runtime.join(format!("{id}.json"))
     }
 
-    fn image_record(&self, id: &coracle_domain::ImageId) -> PathBuf {
+    pub(super) fn image_record(&self, id: &coracle_domain::ImageId) -> PathBuf {
         self.root.join("records").join(format!("{}.json", id.digits()))
     }
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use coracle_domain::{During, Result};
 
 use super::{Store, blocking};
+use crate::LayerKey;
 use crate::record::encode;
-use crate::{LayerKey, disk};
 
 impl Store {
     /// Starts the task that makes layers durable. It ends with the store.
@@ -55,7 +55,7 @@ impl Store {
         let Some(mut record) = record else { return Ok(()) };
         record.durable = true;
         let path = self.paths.layer(key).join("record.json");
-        disk::write_atomically(&path, &encode(&record)?).during("marking durable", path.display())?;
+        coracle_files::replace(&path, &encode(&record)?).during("marking durable", path.display())?;
         self.state().layers.insert(*key, record);
         Ok(())
     }
