@@ -7,6 +7,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use rustix::io::Errno;
+
 /// The result of an operation that can be refused or can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -93,8 +95,9 @@ impl Failure {
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
         let source = source.into();
-        let kind = source.downcast_ref::<std::io::Error>().map(kind_of_io).unwrap_or_default();
-        Self { kind, stage: stage.into(), subject: subject.to_string(), source, hint: None }
+        let errno = errno_of(&*source);
+        let kind = errno.map_or_else(|| source.downcast_ref().map(kind_of_io).unwrap_or_default(), kind_of);
+        Self { kind, stage: stage.into(), subject: subject.to_string(), source, hint: errno.and_then(hint_for) }
     }
 
     /// The same with another kind.
@@ -110,12 +113,37 @@ impl Failure {
     }
 }
 
+/// The kernel's error that this is, if it is one.
+fn errno_of(source: &(dyn std::error::Error + 'static)) -> Option<Errno> {
+    source.downcast_ref::<Errno>().copied().or_else(|| source.downcast_ref().and_then(Errno::from_io_error))
+}
+
+fn kind_of(errno: Errno) -> FailureKind {
+    match errno {
+        Errno::NOSPC | Errno::DQUOT | Errno::MFILE | Errno::NFILE | Errno::NOMEM => FailureKind::Exhausted,
+        Errno::TIMEDOUT => FailureKind::TimedOut,
+        _ => FailureKind::Internal,
+    }
+}
+
+/// For errors that the kernel did not give a number.
 fn kind_of_io(error: &std::io::Error) -> FailureKind {
     use std::io::ErrorKind;
     match error.kind() {
         ErrorKind::TimedOut => FailureKind::TimedOut,
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::OutOfMemory => FailureKind::Exhausted,
         _ => FailureKind::Internal,
+    }
+}
+
+/// What makes room, where the error's own text does not say it.
+fn hint_for(errno: Errno) -> Option<&'static str> {
+    match errno {
+        Errno::NOSPC => Some("df and df -i say whether its file system is full"),
+        Errno::DQUOT => Some("the quota of its file system for this user, group or project is used up"),
+        Errno::MFILE => Some("raise LimitNOFILE of the daemon"),
+        Errno::NFILE => Some("raise fs.file-max"),
+        _ => None,
     }
 }
 
@@ -203,3 +231,21 @@ impl fmt::Display for Error {
 impl std::error::Error for Refusal {}
 impl std::error::Error for Failure {}
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_used_up_is_said_to_be_used_up_with_what_to_do() {
+        for (errno, word) in [(Errno::NOSPC, "df -i"), (Errno::DQUOT, "quota"), (Errno::MFILE, "LimitNOFILE"), (Errno::NFILE, "file-max")] {
+            for failure in [Failure::new("writing", "/x", errno), Failure::new("writing", "/x", std::io::Error::from(errno))] {
+                assert_eq!(failure.kind, FailureKind::Exhausted, "{failure}");
+                assert!(failure.to_string().contains(word), "{failure}");
+            }
+        }
+        assert_eq!(Failure::new("cloning", "x", Errno::NOMEM).kind, FailureKind::Exhausted);
+        assert_eq!(Failure::new("opening", "x", Errno::NOENT).kind, FailureKind::Internal);
+        assert_eq!(Failure::new("waiting", "x", std::io::Error::from(std::io::ErrorKind::TimedOut)).kind, FailureKind::TimedOut);
+    }
+}

@@ -7,11 +7,12 @@ use coracle_domain::{Error, Failure, FailureKind};
 
 /// Puts a failure into the frame of a larger one.
 pub(crate) fn wrap(stage: &'static str, subject: String, error: Error) -> Error {
-    let (kind, hint) = match &error {
-        Error::Failed(failure) => (failure.kind, failure.hint),
-        Error::Refused(_) => (FailureKind::Internal, None),
+    let kind = match &error {
+        Error::Failed(failure) => failure.kind,
+        Error::Refused(_) => FailureKind::Internal,
     };
-    Failure { kind, stage: stage.into(), subject, source: Box::new(error), hint }.into()
+    // Its advice, if any, is part of its text.
+    Failure { kind, stage: stage.into(), subject, source: Box::new(error), hint: None }.into()
 }
 
 /// One failure for several callers.

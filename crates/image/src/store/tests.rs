@@ -789,6 +789,7 @@ async fn a_damaged_layer_stays_for_the_container_on_it_and_goes_after_it() {
     let id = node.pull("app").await.unwrap();
     let rootfs = node.store.prepare_rootfs(&id, &container(1), None).await.unwrap();
     let held = std::fs::File::open(&rootfs.lower[0]).unwrap();
+    node.store.make_durable().await.unwrap();
     damage(&rootfs.lower[0].with_file_name("record.json"), "half");
     let node = node.restart("this boot").await;
     assert!(node.store.list().is_empty());

@@ -2,10 +2,20 @@
 
 use std::io;
 
-use coracle_domain::{Error, Failure, Refusal};
+use coracle_domain::{Error, Failure, FailureKind, Refusal};
 use rustix::io::Errno;
 
 use crate::protocol::Fault;
+
+/// What EAGAIN means where a process is made: clone(2).
+const PIDS: &str = "a pids limit is reached: of the cgroup, of the user or of the machine";
+
+/// The failure to make a process of the daemon's own.
+pub(super) fn of_spawning(stage: &'static str, subject: impl std::fmt::Display, error: io::Error) -> Failure {
+    let exhausted = error.kind() == io::ErrorKind::WouldBlock;
+    let failure = Failure::new(stage, subject, error);
+    if exhausted { failure.kind(FailureKind::Exhausted).hint(PIDS) } else { failure }
+}
 
 /// A failure with the kernel's error as its source, and advice where the cause is well known. A program that cannot be
 /// executed is the fault of whoever named it, and so is a container that has ended while the call was under way.
@@ -25,7 +35,10 @@ fn failure(fault: Fault) -> Failure {
     } else {
         Failure::new(fault.stage, fault.subject, io::Error::from_raw_os_error(fault.errno))
     };
-    failure.hint = hint;
+    failure.hint = hint.or(failure.hint);
+    if hint == Some(PIDS) {
+        failure.kind = FailureKind::Exhausted;
+    }
     failure
 }
 
@@ -51,8 +64,8 @@ fn hint(fault: &Fault) -> Option<&'static str> {
         ("executing the program", Errno::NOEXEC) => Some("it is built for another architecture, or is a script without #!"),
         ("mounting the layers on", Errno::INVAL) => Some("the kernel log names the layer or option it refuses"),
         ("making namespaces", Errno::NOSPC) => Some("see the limits in /proc/sys/user/max_*_namespaces"),
-        ("making a process", Errno::AGAIN) => Some("a pids limit is reached: of the cgroup, of the user or of the machine"),
-        (_, Errno::MFILE | Errno::NFILE) => Some("raise LimitNOFILE of the daemon, or fs.file-max"),
+        ("making a process", Errno::AGAIN) => Some(PIDS),
+        (stage, Errno::NOSPC) if stage.starts_with("mounting") => Some("fs.mount-max limits the mounts in a namespace"),
         _ => None,
     }
 }
@@ -81,6 +94,10 @@ mod tests {
             let error = from(fault(stage, errno));
             assert!(matches!(error, Error::Refused(Refusal::Invalid { .. })) && error.to_string().contains("/bin/x"), "{error}");
         }
+        let exhausted = from(fault("making a process", Errno::AGAIN));
+        assert!(
+            matches!(&exhausted, Error::Failed(Failure { kind: FailureKind::Exhausted, .. })) && exhausted.to_string().contains("pids")
+        );
         for (stage, errno) in [("executing the program", Errno::NOMEM), ("mounting", Errno::NOENT)] {
             assert!(matches!(from(fault(stage, errno)), Error::Failed(_)));
         }

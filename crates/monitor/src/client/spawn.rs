@@ -67,7 +67,7 @@ pub async fn spawn(program: &Program, directory: &Path) -> Result<()> {
         .stdout(Stdio::null())
         .stderr(Stdio::from(log))
         .spawn()
-        .during(stage, directory.display())?;
+        .map_err(|error| super::failure::of_spawning(stage, directory.display(), error))?;
     // Reaped when it ends; how it ended is for those who talk to it to find out.
     tokio::spawn(async move { child.wait().await });
     Ok(())
