@@ -184,8 +184,8 @@ impl Footprint {
         faults
     }
 
-    /// Removes everything by force, as far as that goes: for tests that have failed.
-    pub fn wreck(&self, spared: &[i32], pods: &[String]) {
+    /// Kills all its processes but these, and waits until they are gone.
+    pub fn kill_all(&self, spared: &[i32]) {
         for _ in 0..20 {
             let processes: Vec<i32> = self.processes().into_iter().filter(|pid| !spared.contains(pid)).collect();
             for pid in processes.iter().filter_map(|&pid| Pid::from_raw(pid)) {
@@ -196,6 +196,11 @@ impl Footprint {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Removes everything by force, as far as that goes: for tests that have failed.
+    pub fn wreck(&self, spared: &[i32], pods: &[String]) {
+        self.kill_all(spared);
         for mount in self.mounts().iter().rev() {
             let _ = unmount(mount, UnmountFlags::DETACH);
         }

@@ -14,7 +14,7 @@ use crate::image::{BuiltImage, Image};
 use crate::leaks::{self, Expected, Footprint};
 use crate::registry::{Access, Pushed, Registry};
 use crate::subnet::Subnet;
-use crate::{Cri, Pod, PodSpec, Target};
+use crate::{Cri, Pod, PodSpec, Target, host};
 
 /// The label by which a node's pods are known among those of other tests, where they share a runtime.
 const LABEL: &str = "coracle-e2e";
@@ -120,6 +120,21 @@ impl Node {
     pub fn launch_daemon(&mut self) {
         let files = |name: &str| self.scratch.path().join(name);
         self.daemon = Some(Daemon::start(&files("bin/coracle"), &files("config.toml"), &files("daemon.log")));
+    }
+
+    /// What the daemon has said so far.
+    pub fn daemon_log(&self) -> String {
+        fs::read_to_string(self.scratch.path().join("daemon.log")).unwrap_or_default()
+    }
+
+    /// Imitates a reboot, where a file system of its own was mounted on the state directory: the daemon, its monitors and
+    /// all containers are gone, and so is what was in that directory. Links, rules and cgroups stay: there will be litter.
+    pub fn reboot(&mut self, mount_state: impl FnOnce(&Footprint)) {
+        self.kill_daemon();
+        self.footprint.kill_all(&self.spared());
+        let state = self.footprint.state.to_string_lossy().into_owned();
+        host::run("umount", &["--lazy", &state]).expect("taking the state directory away");
+        mount_state(&self.footprint);
     }
 
     /// Kills the daemon and starts it again.

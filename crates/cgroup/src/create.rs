@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
-use coracle_domain::{DeviceRule, During, Error, Failure, Refusal, Resources, Result};
+use coracle_domain::{DeviceRule, During, Error, Failure, FailureKind, Refusal, Resources, Result};
 use rustix::fs::{Mode, OFlags};
 
 use crate::detect::{Controller, Home, Legacy};
@@ -23,6 +23,9 @@ use crate::file::{self, Made, Mark};
 use crate::location::{Location, Owner};
 use crate::settings::{Absent, Place, Present, Setting, needed_on_unified, settings};
 use crate::{Cgroup, Hierarchy, update};
+
+/// What ENOSPC and EAGAIN mean where a cgroup is made.
+const CGROUPS: &str = "the kernel's or the parent's limit on cgroups is reached; no disk is meant";
 
 /// What every container's v2 cgroup has, where the machine has it: for limits to come and for accounting.
 const ALWAYS_ENABLED: [&str; 4] = ["cpu", "io", "memory", "pids"];
@@ -77,7 +80,12 @@ impl Cgroup {
     fn make_in(&self, top: &Path) -> Result<Made> {
         let mark = if self.location.owner == Owner::UnderKubelet { Mark::Parents } else { Mark::Nothing };
         let relative = self.location.relative();
-        file::make(top, relative, mark).during("making the cgroup", top.join(relative).display())
+        file::make(top, relative, mark).map_err(|error| {
+            let exhausted = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::WouldBlock);
+            let failure = Failure::new("making the cgroup", top.join(relative).display(), error);
+            // No disk is meant.
+            if exhausted { failure.kind(FailureKind::Exhausted).hint(CGROUPS).into() } else { failure.into() }
+        })
     }
 
     /// The v1 hierarchies that the cgroup is to be in; the module says why.

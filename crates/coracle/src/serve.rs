@@ -14,6 +14,7 @@ use coracle_cgroup::Hierarchy;
 use coracle_cri::Deadlines;
 use coracle_domain::{During, Failure, Refusal, Result};
 use coracle_engine::{Engine, Layout, OpenFiles, Parts, Program};
+use coracle_files::Quarantine;
 use coracle_handler::Handlers;
 use coracle_image::Store;
 use coracle_network::Bridge;
@@ -23,14 +24,18 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_stream::wrappers::UnixListenerStream;
 use tracing::{error, info, warn};
 
+use crate::accept;
 use crate::backend::Sessions;
 use crate::config::Config;
 
 /// How long calls under way may take to finish when the daemon is told to end.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// How often a thread for blocking calls is kept from ending. There must be one when no further one can be made: what
+/// ends pods and makes room needs it.
+const PULSE: Duration = Duration::from_secs(60);
 
 /// Runs the daemon.
 pub(crate) fn run(config: Option<PathBuf>) -> ExitCode {
@@ -38,6 +43,7 @@ pub(crate) fn run(config: Option<PathBuf>) -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false).init();
     let served = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .thread_keep_alive(2 * PULSE)
         .build()
         .during("starting", "the daemon's threads")
         .and_then(|runtime| runtime.block_on(serve(config.as_deref())));
@@ -53,6 +59,7 @@ pub(crate) fn run(config: Option<PathBuf>) -> ExitCode {
 async fn serve(config: Option<&Path>) -> Result<()> {
     let config = Config::load(config)?;
     let socket = config.socket();
+    tokio::spawn(keep_a_thread());
     let _lock = lock(&config.daemon.state)?;
     let streaming = config.streaming.settings()?;
     let engine = Arc::new(Engine::start(parts(config).await?).await?);
@@ -63,7 +70,7 @@ async fn serve(config: Option<&Path>) -> Result<()> {
     let server =
         tonic::transport::Server::builder().layer(tower::layer::layer_fn(Deadlines::of)).add_routes(coracle_cri::routes(engine, urls));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
+    let serving = server.serve_with_incoming_shutdown(accept::connections(listener), async {
         let _ = stopped.await;
     });
     let streaming = streaming.serve();
@@ -78,6 +85,14 @@ async fn serve(config: Option<&Path>) -> Result<()> {
     // Calls that take longer, such as a stop with a long grace, are taken up again by the caller.
     let _ = tokio::time::timeout(DRAIN, serving).await;
     Ok(())
+}
+
+async fn keep_a_thread() {
+    loop {
+        // It has nothing to fail at.
+        let _ = tokio::task::spawn_blocking(|| ()).await;
+        tokio::time::sleep(PULSE).await;
+    }
 }
 
 async fn parts(config: Config) -> Result<Parts> {
@@ -112,6 +127,9 @@ fn raise_open_files() -> Option<OpenFiles> {
 fn lock(state: &Path) -> Result<File> {
     make_directory(state)?;
     let path = state.join("lock");
+    if path.symlink_metadata().is_ok_and(|found| !found.is_file()) {
+        Quarantine::at(state.join("quarantine")).take(&path, "it is no regular file");
+    }
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).during("opening", path.display())?;
     match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),

@@ -136,8 +136,10 @@ impl Bridge {
         if !self.shared.ports().has(pod) {
             return Ok(());
         }
+        const STAGE: &str = "closing the host ports of the pod";
         let (shared, pod_id) = (Arc::clone(&self.shared), pod.clone());
-        on_own_thread("closing the host ports of the pod", pod, move || shared.close_ports(&pod_id)).await
+        // It joins no namespace, and must succeed where no further thread can be made.
+        tokio::task::spawn_blocking(move || shared.close_ports(&pod_id)).await.during(STAGE, pod)?
     }
 
     /// Deletes the pods' links on the bridge that are not `known`, and returns their names; makes the rules

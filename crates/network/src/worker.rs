@@ -1,7 +1,7 @@
 //! Where calls into the kernel run: on a thread of their own that ends with the call. A thread that joined
 //! another network namespace must not be used again, and the kernel makes network changes wait in line.
 
-use coracle_domain::{During, Failure, Result};
+use coracle_domain::{Failure, FailureKind, Result};
 use tokio::sync::oneshot;
 
 /// Runs `work` on a thread of its own. The work goes on when nobody waits for it any more.
@@ -15,6 +15,9 @@ pub(crate) async fn on_own_thread<T: Send + 'static>(
         // Nobody listens when the caller was cancelled; the work is done all the same.
         let _ = answer.send(work());
     };
-    std::thread::Builder::new().name("network".to_owned()).spawn(body).during(stage, &subject)?;
+    std::thread::Builder::new().name("network".to_owned()).spawn(body).map_err(|error| {
+        let failure = Failure::new(stage, &subject, error).kind(FailureKind::Exhausted);
+        failure.hint("no thread could be made: a pids limit is reached, of the daemon's cgroup or of the machine")
+    })?;
     answered.await.unwrap_or_else(|closed| Err(Failure::new(stage, subject, closed).into()))
 }
