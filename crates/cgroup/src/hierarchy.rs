@@ -184,3 +184,23 @@ impl Hierarchy {
 fn pod_of(directory: &Path) -> Option<PodId> {
     directory.file_name()?.to_str()?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::detect::Unified;
+
+    #[test]
+    fn a_containers_cgroup_is_found_by_its_name_alone() {
+        let top = tempfile::tempdir().unwrap();
+        let layout = Layout { legacy: Vec::new(), unified: Some(Unified { top: top.path().to_owned(), controllers: Default::default() }) };
+        let [lost, other] = [1, 2].map(|seed| ContainerId::from_entropy([seed; 32]));
+        let path = |id: &ContainerId| top.path().join("kubepods/burstable/pod1").join(id.as_str());
+        for directory in [path(&lost).join("exec"), path(&other), top.path().join("elsewhere").join(lost.as_str())] {
+            std::fs::create_dir_all(directory).unwrap();
+        }
+        Hierarchy::of(layout).remove_wherever(std::slice::from_ref(&lost)).unwrap();
+        assert!(!path(&lost).exists() && !top.path().join("elsewhere").join(lost.as_str()).exists());
+        assert!(path(&other).exists());
+    }
+}

@@ -112,7 +112,7 @@ impl Store {
     fn make_rootfs(&self, record: &RootfsRecord, id: &ContainerId, users: Option<UserNamespace>) -> Result<Rootfs> {
         let rootfs = self.rootfs_of(record, id);
         let path = self.paths.rootfs_record(id);
-        coracle_files::replace(&path, &encode(record)?).during("writing", path.display())?;
+        coracle_files::replace(&path, &encode(record)?).during("recording the layers of a container in", path.display())?;
         let directory = self.paths.container(id);
         // A half-made one of this id would be from a run that was killed; it holds nothing.
         self.workshop.remove(&directory)?;

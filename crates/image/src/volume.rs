@@ -29,7 +29,7 @@ impl Store {
         let (store, keys) = (Arc::clone(self), layers.clone());
         let claimed = blocking("claiming an image", move || {
             store.must_be_there(&keys)?;
-            coracle_files::replace(&path, &encode(&record)?).during("writing", path.display())?;
+            coracle_files::replace(&path, &encode(&record)?).during("recording the layers of a container in", path.display())?;
             if let Some(part) = part {
                 must_be_there(&trees, &part)?;
             }

@@ -211,7 +211,7 @@ impl Container {
     /// Takes note of the end of the first process: what it has written goes into the log, and its end on record.
     pub(crate) fn end(&mut self, code: i32, buffers: &mut Buffers) -> (ExitRecord, Result<()>) {
         let at = time::now();
-        let oom_killed = self.oom.as_ref().is_some_and(exit::oom_killed);
+        let oom_killed = self.is_oom_killed();
         let started_at = match self.phase {
             Phase::Running { started_at } => started_at,
             Phase::SettingUp | Phase::Ended(_) => at,
@@ -226,6 +226,11 @@ impl Container {
         self.phase = Phase::Ended(record.clone());
         let recorded = exit::record(&self.exit, &record);
         (record, recorded)
+    }
+
+    /// Whether the kernel has killed something in it for want of memory.
+    pub(crate) fn is_oom_killed(&self) -> bool {
+        self.oom.as_ref().is_some_and(exit::oom_killed)
     }
 
     /// Copies what one read of a stream gives, to its log and to all clients.

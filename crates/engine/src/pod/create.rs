@@ -67,7 +67,7 @@ pub(crate) async fn create(shared: Arc<Shared>, request: PodRequest) -> Result<P
             Ok(id)
         }
         Err(error) => {
-            Teardown::new(&owner.shared, Subject::of(&owner.record)).with(owner.monitor.take()).to_the_end().await;
+            Teardown::new(&owner.shared, Subject::of(&owner.record)).with(owner.monitor.take()).to_the_end(&owner.shared).await;
             Err(error)
         }
     }

@@ -33,7 +33,7 @@ pub(crate) async fn recover(shared: Arc<Shared>, id: PodId) {
 }
 
 /// Tears down a pod of which nothing reliable is known; its record is kept aside for whoever wants to know.
-async fn discard(shared: &Shared, id: PodId, reason: &str) {
+async fn discard(shared: &Arc<Shared>, id: PodId, reason: &str) {
     warn!(pod = id.short(), reason, "a pod without a readable record is torn down");
     let directory = shared.layout.pod(&id);
     for path in [directory.record(), directory.path().to_owned()] {
@@ -42,7 +42,7 @@ async fn discard(shared: &Shared, id: PodId, reason: &str) {
             shared.layout.quarantine().take(&path, reason);
         }
     }
-    Teardown::new(shared, Subject::found(id)).to_the_end().await;
+    Teardown::new(shared, Subject::found(id)).to_the_end(shared).await;
 }
 
 async fn take_over(shared: Arc<Shared>, record: PodRecord) {
@@ -50,7 +50,7 @@ async fn take_over(shared: Arc<Shared>, record: PodRecord) {
     match owner.record.phase {
         PodPhase::Creating => {
             info!(pod = owner.id().short(), "a pod that was being made is torn down");
-            return Teardown::new(&owner.shared, Subject::of(&owner.record)).to_the_end().await;
+            return Teardown::new(&owner.shared, Subject::of(&owner.record)).to_the_end(&owner.shared).await;
         }
         PodPhase::Ready => {
             if let Err(error) = owner.reconnect().await {

@@ -6,6 +6,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_cgroup::{Hierarchy, Location};
@@ -13,12 +14,15 @@ use coracle_domain::{ContainerId, During, Error, PodId, Result};
 use coracle_monitor::client::Monitor;
 use coracle_network::Lease;
 use rustix::mount::UnmountFlags;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::deadline::{ANSWER, DEATH, within};
 use crate::layout::PodDirectory;
 use crate::record::{MonitorIdentity, PodRecord};
 use crate::{Shared, cgroups, process};
+
+/// Between two tries of a teardown that keeps failing.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// What is known of a pod that is to be torn down.
 #[derive(Debug, Clone)]
@@ -111,19 +115,36 @@ impl<'a> Teardown<'a> {
         remove_directory(self.directory.path())
     }
 
-    /// Both, tried again for a while; for pods that nobody will ask to remove.
-    pub(crate) async fn to_the_end(&self) {
-        for pause in [0, 100, 1000, 5000].map(Duration::from_millis) {
+    /// Both, tried again until it is done; for pods that nobody will ask to remove. Who waits does so for a few tries.
+    pub(crate) async fn to_the_end(&self, shared: &Arc<Shared>) {
+        for pause in [0, 100, 1000].map(Duration::from_millis) {
             tokio::time::sleep(pause).await;
-            let torn_down = match self.release().await {
-                Ok(()) => self.erase().await,
-                failed => failed,
-            };
-            match torn_down {
-                Ok(()) => return,
-                Err(error) => warn!(pod = self.subject.id.short(), %error, "the pod could not be torn down"),
+            if self.is_torn_down().await {
+                return;
             }
         }
+        let (shared, subject) = (Arc::clone(shared), self.subject.clone());
+        tokio::spawn(async move {
+            let mut pause = Duration::from_secs(5);
+            loop {
+                tokio::time::sleep(pause).await;
+                if Teardown::new(&shared, subject.clone()).is_torn_down().await {
+                    return info!(pod = subject.id.short(), "the pod is torn down at last");
+                }
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        });
+    }
+
+    async fn is_torn_down(&self) -> bool {
+        let torn_down = match self.release().await {
+            Ok(()) => self.erase().await,
+            failed => failed,
+        };
+        if let Err(error) = &torn_down {
+            warn!(pod = self.subject.id.short(), %error, "the pod could not be torn down");
+        }
+        torn_down.is_ok()
     }
 
     async fn remove_cgroups(&self) -> Result<()> {

@@ -65,6 +65,7 @@ fn hint(fault: &Fault) -> Option<&'static str> {
         ("mounting the layers on", Errno::INVAL) => Some("the kernel log names the layer or option it refuses"),
         ("making namespaces", Errno::NOSPC) => Some("see the limits in /proc/sys/user/max_*_namespaces"),
         ("making a process", Errno::AGAIN) => Some(PIDS),
+        (stage, Errno::NOMEM) if stage.starts_with("setting up") => Some("the memory limit leaves too little to start in"),
         (stage, Errno::NOSPC) if stage.starts_with("mounting") => Some("fs.mount-max limits the mounts in a namespace"),
         _ => None,
     }

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
+use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, wait};
 
 use super::{Asker, Monitor, note};
 use crate::channel::{Heard, Listening, Report};
-use crate::container::Phase;
+use crate::container::{Container, Phase};
 use crate::exit;
 use crate::log::{Buffers, time};
 use crate::process::Process;
@@ -128,10 +129,12 @@ impl Monitor {
         }
         if let Some(launch) = self.launches.get_mut(&pid) {
             let (Target::Container(name) | Target::Exec(name)) = &launch.target;
-            launch.fault = Some(Fault {
-                stage: "setting up".to_owned(),
-                subject: format!("{name}: its process ended with {code} before the program was executed"),
-                errno: 0,
+            let starved = self.containers.get(name).is_some_and(Container::is_oom_killed);
+            launch.fault = Some(if starved {
+                Fault::new("setting up, within its memory limit, container", name, Errno::NOMEM)
+            } else {
+                let subject = format!("{name}: its process ended with {code} before the program was executed");
+                Fault { stage: "setting up".to_owned(), subject, errno: 0 }
             });
             return self.conclude(pid);
         }
