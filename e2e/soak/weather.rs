@@ -100,12 +100,9 @@ impl Weather {
     /// Goes on until the soak is over; then it is fair.
     pub(crate) async fn rage(self, node: &mut Node, world: &World, relay: &Relay) {
         let without = self.without.clone();
-        for event in self {
+        for event in self.filter(|event| !without.contains(&event.kind)) {
             if wait(world, event.fair).await {
                 return;
-            }
-            if without.contains(&event.kind) {
-                continue;
             }
             expect_daemon(node, world).await;
             world.verdict.event(format!("weather: {:?}", event.kind));
