@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use coracle_e2e::{Code, Container, ContainerSpec, Node, Pod, PodSpec, Status, api, eventually, host, log};
 
@@ -78,7 +79,7 @@ async fn stop_numbers(container: &Container, stream: &str) -> u64 {
 /// What one stream of a log has shown so far.
 #[derive(Debug, Default)]
 struct Follower {
-    time: Vec<u8>,
+    time: String,
     last: u64,
     entries: u64,
     gaps: u64,
@@ -86,24 +87,21 @@ struct Follower {
 
 impl Follower {
     /// Takes the entries of one stream in a file of [`numbers`].
-    fn take(&mut self, file: &[u8], stream: &str) {
-        assert!(file.is_empty() || file.ends_with(b"\n"), "the file ends in the middle of an entry");
-        let mark = format!(" {stream} F line ");
-        for entry in file.split_inclusive(|byte| *byte == b'\n').map(|entry| &entry[..entry.len() - 1]) {
-            assert!(entry.len() > TIME + mark.len() && entry[TIME - 1] == b'Z', "{}", String::from_utf8_lossy(entry));
-            let (time, rest) = entry.split_at(TIME);
-            let Some(number) = rest.strip_prefix(mark.as_bytes()) else {
-                let other = [&b" stdout F line "[..], b" stderr F line "].iter().any(|mark| rest.starts_with(mark));
-                assert!(other, "{}", String::from_utf8_lossy(entry));
+    fn take(&mut self, path: &Path, stream: &str) {
+        let file = fs::read_to_string(path).expect("reading the log");
+        assert!(file.is_empty() || file.ends_with('\n'), "{} ends in the middle of an entry", path.display());
+        for entry in file.lines() {
+            let (time, rest) = entry.split_at_checked(TIME).unwrap_or_else(|| panic!("no time in {entry:?}"));
+            let number = rest.strip_prefix(" stdout F line ").or_else(|| rest.strip_prefix(" stderr F line "));
+            let number: u64 = number.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no entry: {entry:?}"));
+            if &rest[1..7] != stream {
                 continue;
-            };
-            let number: u64 = std::str::from_utf8(number).ok().and_then(|text| text.parse().ok()).expect("a number");
-            assert!(number > self.last, "{number} comes after {}", self.last);
-            assert!(time >= &self.time[..], "the time goes back at {number}");
+            }
+            assert!(number > self.last && *time >= *self.time && time.ends_with('Z'), "{entry:?} after {} at {}", self.last, self.time);
             self.gaps += u64::from(number != self.last + 1);
             (self.last, self.entries) = (number, self.entries + 1);
             self.time.clear();
-            self.time.extend_from_slice(time);
+            self.time.push_str(time);
         }
     }
 }
@@ -114,22 +112,25 @@ async fn a_hundred_rotations_under_load_lose_no_line() {
     let image = node.busybox().await;
     let script = format!("{} & {}; wait; echo done > /tmp/done; sleep 100000", numbers("stderr"), numbers("stdout"));
     let container = node.pod("rotated").await.start(&ContainerSpec::new("c", &image).script(&script)).await;
-    let (mut output, mut error) = (Follower::default(), Follower::default());
-    let mut take = |path: &Path| {
-        let file = fs::read(path).expect("reading the log");
-        output.take(&file, "stdout");
-        error.take(&file, "stderr");
-        (output.last, error.last)
-    };
-    for _ in 0..100 {
-        // Once the call is answered nothing more comes to the old file.
-        let old = rotate(&node, &container).await;
-        take(&old);
-        fs::remove_file(&old).expect("removing the old log");
+    let mut files = Vec::new();
+    for number in 0..100 {
+        let old = container.log.with_extension(number.to_string());
+        fs::rename(rotate(&node, &container).await, &old).expect("moving the log");
+        let size = fs::metadata(&old).expect("the old log").len();
+        files.push((old, size));
     }
     let totals = (stop_numbers(&container, "stdout").await, stop_numbers(&container, "stderr").await);
     container.stop(0).await;
-    assert_eq!(take(&container.log), totals, "the last ones are there");
+    assert!(
+        files.iter().all(|(old, size)| fs::metadata(old).is_ok_and(|old| old.len() == *size)),
+        "an old log has grown after its rotation"
+    );
+    let (mut output, mut error) = (Follower::default(), Follower::default());
+    for path in files.iter().map(|(old, _)| old).chain([&container.log]) {
+        output.take(path, "stdout");
+        error.take(path, "stderr");
+    }
+    assert_eq!((output.last, error.last), totals, "the last ones are there");
     assert_eq!((output.gaps, error.gaps), (0, 0), "and all before them");
     assert_eq!(lost(&node, &container).await, (0, 0));
     node.finish().await;
@@ -149,10 +150,12 @@ async fn a_log_that_cannot_be_opened_anew_goes_on_in_its_old_file() {
     host::run("mount", &["--bind", &disk_path, &disk_path]).expect("mounting");
     host::run("mount", &["-o", "remount,bind,ro", &disk_path]).expect("making it read-only");
     let refused = reopen(&node, &container).await.expect_err("a read-only directory takes no log");
+    let unmade = pod.try_create(&ContainerSpec::new("other", &image)).await.expect_err("nor another's");
     host::run("umount", &[&disk_path]).expect("unmounting");
     if !node.target.is_foreign() {
         let path = text(&container.log);
         assert!(["opening the log", &path, "Read-only file system"].iter().all(|part| refused.message().contains(part)), "{refused}");
+        assert!(["other_0.log", "Read-only file system"].iter().all(|part| unmade.message().contains(part)), "{unmade}");
     }
     let logged = |path: PathBuf, line: &'static str| async move {
         eventually(line, || async { fs::read_to_string(&path).ok().filter(|text| text.ends_with(&format!(" stdout F {line}\n"))) }).await
@@ -180,6 +183,48 @@ async fn a_log_that_cannot_be_opened_anew_goes_on_in_its_old_file() {
 }
 
 #[tokio::test]
+async fn a_pipe_or_a_link_in_the_logs_place_is_refused_and_not_waited_for() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let pod = node.pod("planted").await;
+    let directory = Path::new(&pod.config.log_directory);
+    host::run("mkfifo", &[&text(&directory.join("pipe_0.log"))]).expect("making a pipe");
+    std::os::unix::fs::symlink(node.scratch().join("elsewhere"), directory.join("link_0.log")).expect("making a link");
+    for name in ["pipe", "link"] {
+        let status = pod.try_create(&ContainerSpec::new(name, &image)).await.expect_err("that is no log");
+        assert!(status.message().contains(&format!("{name}_0.log")), "{status}");
+    }
+    assert!(!node.scratch().join("elsewhere").exists());
+    node.finish().await;
+}
+
+#[tokio::test]
+#[ignore = "measures; asserts nothing"]
+async fn how_fast_a_containers_log_is_copied() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let line = "x".repeat(99);
+    let script = format!(
+        "yes {line} | head -c 100000000 > /tmp/lines; echo ready; while [ ! -e /tmp/go ]; do sleep 0.1; done; \
+         for i in 1 2 3 4 5 6 7 8 9 10; do dd if=/tmp/lines bs=64k 2>/dev/null; done"
+    );
+    let pod = node.pod("speed").await;
+    let container = pod.start(&ContainerSpec::new("c", &image).script(&script)).await;
+    container.logged("ready").await;
+    let monitor = *node.footprint.monitors(&pod.id).first().expect("the pod has a monitor");
+    let (before, begun) = (processor_time(monitor), Instant::now());
+    container.shell("touch /tmp/go").await;
+    container.exited().await;
+    let (elapsed, used) = (begun.elapsed().as_secs_f64(), processor_time(monitor) - before);
+    eprintln!(
+        "log of 1 GB in lines of 100 bytes: {:.0} MB/s, {:.2} s of the monitor's processor time",
+        1000.0 / elapsed,
+        used.as_secs_f64()
+    );
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn a_container_without_a_log_has_nothing_to_reopen() {
     let node = Node::start().await;
     let image = node.busybox().await;
@@ -190,6 +235,15 @@ async fn a_container_without_a_log_has_nothing_to_reopen() {
     let left: Vec<_> = fs::read_dir(&pod.config.log_directory).expect("the log directory").collect();
     assert!(left.is_empty(), "{left:?}");
     node.finish().await;
+}
+
+/// The processor time that a process has used.
+fn processor_time(pid: i32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a living process");
+    let fields: Vec<&str> = stat.rsplit_once(") ").expect("a name in brackets").1.split(' ').collect();
+    // In the kernel's ticks for users, a hundred a second: of its own, and in the kernel.
+    let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().expect("a number")).sum();
+    Duration::from_millis(10 * ticks)
 }
 
 /// How many bytes a container's processes have written so far.
@@ -203,7 +257,7 @@ fn written(container: &Container) -> u64 {
 
 #[tokio::test]
 async fn a_full_log_disk_costs_lines_that_are_counted_and_never_holds_up_the_container() {
-    let Some(node) = Node::own().await else { return };
+    let Some(mut node) = Node::own().await else { return };
     let image = node.busybox().await;
     let disk = Disk::mount(&node, "1m");
     let script = format!("{}; echo done > /tmp/done; sleep 100000", numbers("stdout"));
@@ -218,15 +272,19 @@ async fn a_full_log_disk_costs_lines_that_are_counted_and_never_holds_up_the_con
     let mut follower = Follower::default();
     let mut room = || {
         let old = container.log.with_extension("old");
-        follower.take(&fs::read(&old).expect("reading the log"), "stdout");
+        follower.take(&old, "stdout");
         fs::remove_file(&old).expect("removing the old log");
         (follower.last, follower.entries)
     };
     rotate(&node, &container).await;
     let (full, _) = room();
     eventually("lines once there is room", || async { fs::metadata(&container.log).ok().filter(|log| log.len() > 1000) }).await;
+    // What a daemon was told, or could not be told while there was none, the next one knows.
+    node.restart().await;
+    assert!(lost(&node, &container).await.0 > 0);
     let total = stop_numbers(&container, "stdout").await;
     container.stop(0).await;
+    node.restart().await;
     fs::rename(&container.log, container.log.with_extension("old")).expect("moving the log");
     let (last, entries) = room();
     assert!(full < last, "there was no room for any after {full}");

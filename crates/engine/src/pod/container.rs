@@ -11,6 +11,7 @@ use coracle_domain::{
 use coracle_image::Image;
 use coracle_monitor::protocol::{OomSource, Start};
 use coracle_spec::{ImageDefaults, signal_number};
+use rustix::fs::OFlags;
 
 use super::Owner;
 use crate::deadline::{ANSWER, SET_UP, within};
@@ -48,7 +49,9 @@ impl Owner {
         let (cgroup, process) = self.plan_container(id, &request, &parts).await?;
         let log_path = log_path(self.record.request.log_directory.as_deref(), &request);
         if let Some(path) = &log_path {
-            make_log(path)?;
+            // Its disk may be dead.
+            let (subject, path) = (path.display().to_string(), path.clone());
+            within(SET_UP, "making the log", &subject, cgroups::blocking(move || make_log(&path))).await?;
         }
         self.record.containers.push(ContainerRecord {
             id: id.clone(),
@@ -171,12 +174,14 @@ fn make_directory(directory: &ContainerDirectory) -> Result<()> {
     DirBuilder::new().recursive(true).mode(0o711).create(&path).during("making the container's directory", path.display())
 }
 
-/// The log is there from the start, so that readers need not wait for it.
+/// The log is there from the start, so that readers need not wait for it. A pipe or a link in its place is refused, and a pipe
+/// not waited for, as by the monitor.
 fn make_log(path: &Path) -> Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).during("making the log's directory", parent.display())?;
     }
-    let file = OpenOptions::new().create(true).append(true).mode(0o640).open(path);
+    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    let file = OpenOptions::new().create(true).append(true).mode(0o640).custom_flags(flags.bits().cast_signed()).open(path);
     file.map(drop).during("making the container's log", path.display())
 }
 
