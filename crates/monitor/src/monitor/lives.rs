@@ -127,6 +127,10 @@ impl Monitor {
         for launch in heard.map(|(number, _)| *number).collect::<Vec<_>>() {
             self.hear(launch);
         }
+        // All that it said is heard, but perhaps not the line's end: one in whose place it went on may still have it open.
+        if self.launches.get(&pid).is_some_and(|launch| launch.ready) {
+            self.conclude(pid);
+        }
         if let Some(launch) = self.launches.get_mut(&pid) {
             let (Target::Container(name) | Target::Exec(name)) = &launch.target;
             let starved = self.containers.get(name).is_some_and(Container::is_oom_killed);
