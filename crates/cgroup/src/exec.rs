@@ -17,6 +17,9 @@ use crate::file;
 use crate::location::{Location, problem_with};
 use crate::tree::Tree;
 
+/// What the names of leaves begin with.
+const PREFIX: &str = "exec-";
+
 /// Where an exec's process goes.
 #[derive(Debug)]
 pub struct ExecLeaf {
@@ -43,15 +46,25 @@ impl Cgroup {
         Ok(ExecLeaf { join: join.collect(), ..leaf })
     }
 
-    /// The leaf of that name, which may or may not be there. Without effect: for recovery.
+    /// The leaf of that name, which may or may not be there. Without effect.
     pub fn open_exec_leaf(&self, name: &str) -> Result<ExecLeaf> {
         Ok(self.leaf(&self.leaf_location(name)?))
+    }
+
+    /// All leaves that are there, whoever made them: for recovery.
+    pub fn exec_leaves(&self) -> Result<Vec<ExecLeaf>> {
+        let Tree { unified, legacy, .. } = self.leaf(&self.location).tree;
+        let Some(directory) = unified.or_else(|| legacy.into_iter().next()) else { return Ok(Vec::new()) };
+        let children = file::children(&directory).during("looking for the cgroups of execs in", directory.display())?;
+        let names = children.iter().filter_map(|child| child.file_name()?.to_str()?.strip_prefix(PREFIX));
+        // A container may have named one of its own cgroups so that it cannot be a leaf.
+        Ok(names.filter_map(|name| self.open_exec_leaf(name).ok()).collect())
     }
 
     fn leaf_location(&self, name: &str) -> Result<Location> {
         match problem_with(name) {
             Some(problem) => Err(Refusal::invalid("exec", format!("{name:?}: {problem}")).into()),
-            None => Ok(self.location.child(&format!("exec-{name}"))),
+            None => Ok(self.location.child(&format!("{PREFIX}{name}"))),
         }
     }
 

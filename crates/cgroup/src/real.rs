@@ -271,6 +271,22 @@ fn removal_is_total_and_idempotent_on_v1_alone() {
     removal_is_total(Machine::legacy());
 }
 
+/// As by a daemon that did not make them.
+fn leaves_are_found(cgroup: &Cgroup) {
+    let found = || Cgroup::open(&cgroup.hierarchy, cgroup.location().clone()).exec_leaves().unwrap();
+    assert!(found().is_empty());
+    for name in ["one", "two"] {
+        let leaf = cgroup.exec_leaf(name).unwrap();
+        let _exec = spawn_in_leaf(&leaf, "setsid sleep 1000 & exec sleep 1000");
+        eventually("it runs", || leaf.populated().unwrap());
+    }
+    assert_eq!(found().len(), 2);
+    for leaf in found() {
+        leaf.remove().unwrap();
+    }
+    assert!(found().is_empty());
+}
+
 fn a_leaf_dies_alone(machine: Option<Machine>) {
     let Some(machine) = machine else { return };
     let cgroup = machine.cgroup(&Resources::default());
@@ -287,6 +303,8 @@ fn a_leaf_dies_alone(machine: Option<Machine>) {
     leaf.remove().unwrap();
     leaf.remove().unwrap();
     assert!(!leaf.is_empty(), "it is gone");
+    leaves_are_found(&cgroup);
+    assert_eq!(cgroup.processes().unwrap(), [container.0.id().cast_signed()]);
     assert!(matches!(cgroup.exec_leaf("../probe"), Err(Error::Refused(_))));
 }
 

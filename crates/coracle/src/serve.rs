@@ -67,14 +67,15 @@ async fn serve(config: Option<&Path>) -> Result<()> {
     let urls = streaming.urls();
     let listener = listen(&socket)?;
     info!(socket = %socket.display(), pods = engine.pods().len(), "serving");
-    let server =
-        tonic::transport::Server::builder().layer(tower::layer::layer_fn(Deadlines::of)).add_routes(coracle_cri::routes(engine, urls));
+    let server = tonic::transport::Server::builder()
+        .layer(tower::layer::layer_fn(Deadlines::of))
+        .add_routes(coracle_cri::routes(Arc::clone(&engine), urls));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = server.serve_with_incoming_shutdown(accept::connections(listener), async {
         let _ = stopped.await;
     });
-    let streaming = streaming.serve();
-    tokio::pin!(serving, streaming);
+    let mut streaming = Box::pin(streaming.serve());
+    tokio::pin!(serving);
     tokio::select! {
         never = &mut streaming => match never {},
         ended = &mut serving => return ended.during("serving", socket.display()),
@@ -84,6 +85,8 @@ async fn serve(config: Option<&Path>) -> Result<()> {
     drop(stop);
     // Calls that take longer, such as a stop with a long grace, are taken up again by the caller.
     let _ = tokio::time::timeout(DRAIN, serving).await;
+    drop(streaming);
+    engine.end_execs().await;
     Ok(())
 }
 

@@ -3,7 +3,8 @@
 //!
 //! An exec changes no pod, so it goes straight to the monitor. The daemon reads the pipes itself; the monitor only
 //! forks. The call returns when the program itself ends: what its descendants still hold open is not waited for.
-//! They live in a leaf cgroup of the exec's own, which is killed when the call ends, however it ends (see `leaf`).
+//! They live in a leaf cgroup of the exec's own, which is killed when the call ends, however it ends: if by the daemon's
+//! death, then by the next daemon, for nobody could be told what they say (see `leaf`).
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -22,7 +23,7 @@ use tokio::sync::oneshot;
 
 use crate::Engine;
 use crate::deadline::{SET_UP, within};
-use crate::leaf::Leaf;
+use crate::leaf::{self, Leaf};
 use crate::live::{Live, LiveContainer};
 
 /// The stage of making an exec's pipes.
@@ -70,6 +71,16 @@ impl Engine {
     pub async fn exec_sync(&self, id: &str, command: Vec<String>, limit: Option<Duration>) -> Result<ExecOutput> {
         let (container, entry) = self.shared.index.container(id)?;
         run(&container, &entry.live, self.new_exec(command, false), limit).await
+    }
+
+    /// Kills all execs, of whichever daemon, and waits until they are gone.
+    pub async fn end_execs(&self) {
+        let live: Vec<_> = self.shared.index.pods().iter().filter_map(|pod| self.shared.index.live(&pod.id)).collect();
+        let cgroups = live.iter().flat_map(|live| live.containers.values()).map(|container| &container.cgroup);
+        for ending in cgroups.flat_map(|cgroup| leaf::end_all(cgroup)).collect::<Vec<_>>() {
+            // It cannot fail but by a panic, which was reported.
+            let _ = ending.await;
+        }
     }
 
     /// A command under a name of its own.

@@ -92,6 +92,16 @@ impl Drop for Leaf {
     }
 }
 
+/// Begins to kill all execs in a container, of whichever daemon, and to remove their leaves. Where there is none, this is
+/// one look into a directory.
+pub(crate) fn end_all(container: &Cgroup) -> Vec<JoinHandle<()>> {
+    let leaves = container.exec_leaves().unwrap_or_else(|error| {
+        tracing::warn!(%error, "execs may go on until their container's end");
+        Vec::new()
+    });
+    leaves.into_iter().map(end).collect()
+}
+
 /// Begins to kill what is in a leaf and to remove it.
 pub(crate) fn end(leaf: ExecLeaf) -> JoinHandle<()> {
     tokio::task::spawn_blocking(move || {

@@ -19,6 +19,7 @@ use super::events::lost_output;
 use super::teardown::{Subject, Teardown, containers_in};
 use crate::Shared;
 use crate::deadline::{ANSWER, within};
+use crate::leaf;
 use crate::live::LiveContainer;
 use crate::record::{self, PodRecord};
 
@@ -139,6 +140,8 @@ impl Owner {
         match Subject::of(&self.record).location(&self.shared.hierarchy, id) {
             Ok(location) => {
                 let cgroup = Arc::new(Cgroup::open(&self.shared.hierarchy, location));
+                // Whoever talked to its execs is gone. One that cannot be killed delays nobody.
+                drop(leaf::end_all(&cgroup));
                 self.containers.insert(id.clone(), Arc::new(LiveContainer::new(cgroup, self.process_of(id))));
             }
             Err(error) => warn!(container = id.short(), %error, "the container's cgroup is not known"),
