@@ -14,7 +14,7 @@ use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::watch;
 
 use crate::flow::Incoming;
-use crate::outgoing::Outgoing;
+use crate::outgoing::{CHUNK, Outgoing};
 
 /// What a pipe may hold: enough that program and daemon need not take turns for every chunk.
 const PIPE: usize = 256 << 10;
@@ -128,6 +128,28 @@ pub(crate) async fn outwards(from: &Source, to: &Outgoing, mut ended: watch::Rec
         }
     }
     Ok(Copied::All)
+}
+
+/// Reads `from` until its end, or until `ended` says that the program is over, and forgets what was read: a program
+/// must not wait for someone to look.
+///
+/// # Errors
+/// Reading failed.
+pub(crate) async fn nowhere(from: &Source, mut ended: watch::Receiver<bool>) -> io::Result<()> {
+    let mut buffer = Vec::with_capacity(CHUNK);
+    loop {
+        tokio::select! {
+            _ = ended.wait_for(|ended| *ended) => return Ok(()),
+            ready = from.0.readable() => ready?,
+        }
+        buffer.clear();
+        match from.0.try_io(|| from.read(&mut buffer)) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Copies what the client sends to `to` until the client's end.

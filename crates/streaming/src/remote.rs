@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use crate::backend::{Ending, Process, TerminalSize};
 use crate::flow::Incoming;
 use crate::outgoing::Outgoing;
-use crate::pump::{Sink, Source, inwards, outwards};
+use crate::pump::{Sink, Source, inwards, nowhere, outwards};
 use crate::status::Report;
 
 /// A terminal's size takes some thirty bytes; more than this is none.
@@ -96,13 +96,17 @@ async fn converse(process: Process, client: Conversation) -> Result<Ending> {
     }
 }
 
-/// Copies one output to its end and tells the client of it.
+/// Copies one output to its end and tells the client of it. A terminal has output also where nobody wants it.
 async fn copy_out(from: Option<OwnedFd>, to: Option<Outgoing>, ended: watch::Receiver<bool>) -> io::Result<()> {
-    let Some(to) = to else { return Ok(()) };
-    if let Some(from) = from {
-        outwards(&Source::new(from)?, &to, ended).await?;
+    let from = from.map(Source::new).transpose()?;
+    match (&from, &to) {
+        (Some(from), Some(to)) => drop(outwards(from, to, ended).await?),
+        (Some(from), None) => nowhere(from, ended).await?,
+        (None, _) => {}
     }
-    to.finish();
+    if let Some(to) = to {
+        to.finish();
+    }
     Ok(())
 }
 
