@@ -28,6 +28,10 @@ impl Backend for Sessions {
     async fn dial(&self, pod: &PodId, port: u16) -> Result<OwnedFd> {
         self.0.dial(pod.as_str(), port).await
     }
+
+    async fn pod_ends(&self, pod: &PodId) {
+        self.0.pod_ends(pod.as_str()).await;
+    }
 }
 
 fn wanted(streams: Streams) -> WantedStreams {

@@ -23,6 +23,8 @@ pub(crate) struct Live {
     pub(crate) containers: HashMap<ContainerId, Arc<LiveContainer>>,
     /// What all its containers use; `None` where their common cgroup may have others in it.
     pub(crate) meter: Option<Arc<Meter>>,
+    /// Whether its end has begun.
+    pub(crate) ends: Arc<watch::Sender<bool>>,
 }
 
 impl Live {

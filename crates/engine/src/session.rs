@@ -4,7 +4,7 @@
 //! killed with its descendants.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, pending};
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 
@@ -95,6 +95,16 @@ impl Engine {
             None => None,
         };
         coracle_network::dial(&pod.id, namespace, port).await
+    }
+
+    /// Resolves when the end of a pod begins that is ready now. Whoever holds a connection into it must then let go: its
+    /// network, and with that its address, is there for as long as any socket in it.
+    pub async fn pod_ends(&self, id: &str) {
+        match self.shared.index.pod(id) {
+            // An error means that the pod's owner dropped it: it is gone.
+            Ok(entry) if entry.view.phase == PodPhase::Ready => drop(entry.live.ends.subscribe().wait_for(|ends| *ends).await),
+            _ => pending().await,
+        }
     }
 }
 

@@ -29,6 +29,10 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// Nobody listens there, or the pod does not run. The client is told, and its other connections go on.
     fn dial(&self, pod: &PodId, port: u16) -> impl Future<Output = Result<OwnedFd>> + Send;
+
+    /// Resolves when the end of `pod` begins: then its connections are closed, for they hold its network. Does not resolve
+    /// for a pod that does not run.
+    fn pod_ends(&self, pod: &PodId) -> impl Future<Output = ()> + Send;
 }
 
 /// A program's ends of its streams, as the daemon holds them.

@@ -30,12 +30,15 @@ use crate::request::PortForwardRequest;
 use crate::spdy::{self, NewStream};
 use crate::websocket;
 
-/// Serves connections as the client asks for them, until it goes away.
+/// Serves connections as the client asks for them, until it goes away or the pod ends.
 pub(crate) async fn spdy<B: Backend>(mut session: spdy::Session, backend: Arc<B>, pod: PodId, limits: Limits) {
     let mut waiting = Waiting::default();
     let mut connections = JoinSet::new();
+    let ends = backend.pod_ends(&pod);
+    tokio::pin!(ends);
     loop {
         tokio::select! {
+            () = &mut ends => return,
             stream = session.next_stream() => match stream {
                 Some(stream) => {
                     if let Some((port, data, error)) = waiting.add(stream, Instant::now() + limits.creation) {
@@ -50,7 +53,7 @@ pub(crate) async fn spdy<B: Backend>(mut session: spdy::Session, backend: Arc<B>
     }
 }
 
-/// Serves one connection to each port of the request, until all have ended.
+/// Serves one connection to each port of the request, until all have ended or the pod ends.
 pub(crate) async fn websocket<B: Backend>(mut session: websocket::Session, backend: Arc<B>, request: PortForwardRequest) {
     let mut connections = JoinSet::new();
     for (channel, port) in (0_u8..).step_by(2).zip(request.ports) {
@@ -69,6 +72,7 @@ pub(crate) async fn websocket<B: Backend>(mut session: websocket::Session, backe
     tokio::select! {
         () = all => {}
         () = session.gone() => {}
+        () = backend.pod_ends(&request.pod) => {}
     }
 }
 

@@ -128,6 +128,26 @@ async fn a_pod_that_does_not_read_keeps_no_connection_that_the_client_has_cut_of
 }
 
 #[tokio::test]
+async fn connections_end_with_their_pod_although_the_client_stays() {
+    let listening = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listening.local_addr().unwrap().port();
+    let backend = Arc::new(Fake::default());
+    for how in [Forward::Spdy, Forward::WebSocket { codec: websocket::Codec::Raw { closing: false } }] {
+        let (ours, theirs) = duplex(256 << 10);
+        let request = PortForwardRequest::new(PodId::from_entropy([1; 32]), &[port.into()]).unwrap();
+        tokio::spawn(session::forward(theirs, how, backend.clone(), request, LIMITS));
+        let (mut speaker, listener) = client(ours);
+        if how == Forward::Spdy {
+            connect(&mut speaker, port, "0").await;
+        }
+        let (mut pod, _) = listening.accept().await.unwrap();
+        backend.ends.notify_one();
+        assert_eq!(pod.read(&mut [0; 8]).await.unwrap(), 0);
+        drop((speaker, listener));
+    }
+}
+
+#[tokio::test]
 async fn a_thousand_connections_share_a_session() {
     let port = echo().await;
     let (mut speaker, mut listener, _serving) = scene();

@@ -18,7 +18,7 @@ const SPDY: &str = "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protoco
 
 async fn serve(settings: Settings) -> (Urls, SocketAddr, Program) {
     let (process, program) = program();
-    let server = Server::bind(settings, Fake { process: Mutex::new(Some(process)) }).await.unwrap();
+    let server = Server::bind(settings, Fake { process: Mutex::new(Some(process)), ..Fake::default() }).await.unwrap();
     let (urls, address) = (server.urls(), server.listener.local_addr().unwrap());
     tokio::spawn(server.serve());
     (urls, address, program)

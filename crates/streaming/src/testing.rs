@@ -7,7 +7,7 @@ use std::time::Duration;
 use coracle_domain::{PodId, Refusal, Result};
 use tokio::net::unix::pipe::{Receiver, Sender, pipe};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::backend::{Backend, Ending, Process, TerminalSize};
 use crate::clock::Limits;
@@ -56,6 +56,8 @@ pub(crate) fn streams(stdin: bool, stderr: bool, tty: bool) -> Streams {
 #[derive(Default)]
 pub(crate) struct Fake {
     pub(crate) process: Mutex<Option<Process>>,
+    /// Tells that the pod ends.
+    pub(crate) ends: Notify,
 }
 
 impl Backend for Fake {
@@ -72,6 +74,10 @@ impl Backend for Fake {
             Ok(socket) => Ok(socket.into_std().unwrap().into()),
             Err(error) => Err(Refusal::wrong_state(format!("dialing port {port}: {error}")).into()),
         }
+    }
+
+    async fn pod_ends(&self, _: &PodId) {
+        self.ends.notified().await;
     }
 }
 

@@ -78,6 +78,7 @@ impl Owner {
         if let Err(error) = self.record.save(&self.directory.record()) {
             warn!(pod = self.id().short(), %error, "the pod is ended without a record of it");
         }
+        self.ends.send_replace(true);
         let mut faults = Faults::default();
         for live in self.containers.values() {
             faults.note(cgroups::kill(Arc::clone(&live.cgroup)).await);

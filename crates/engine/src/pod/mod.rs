@@ -98,6 +98,8 @@ pub(crate) struct Owner {
     events: Option<mpsc::UnboundedReceiver<Event>>,
     containers: HashMap<ContainerId, Arc<LiveContainer>>,
     meter: Option<Arc<Meter>>,
+    /// Told to those who hold connections into the pod, when its end begins.
+    ends: Arc<watch::Sender<bool>>,
     /// The containers whose stop signal was sent.
     asked_to_end: HashSet<ContainerId>,
     inbox: mpsc::Receiver<Command>,
@@ -121,6 +123,7 @@ impl Owner {
             monitor: None,
             events: None,
             containers: HashMap::new(),
+            ends: Arc::default(),
             asked_to_end: HashSet::new(),
             inbox,
             handle: Handle(sender),
@@ -192,7 +195,12 @@ impl Owner {
         if self.record.phase == PodPhase::Creating {
             return;
         }
-        let live = Live { monitor: self.monitor.clone(), containers: self.containers.clone(), meter: self.meter.clone() };
+        let live = Live {
+            monitor: self.monitor.clone(),
+            containers: self.containers.clone(),
+            meter: self.meter.clone(),
+            ends: Arc::clone(&self.ends),
+        };
         self.shared.index.publish(Entry { view: Arc::new(self.view()), live: Arc::new(live), owner: self.handle.clone() });
     }
 
