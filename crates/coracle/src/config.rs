@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use coracle_domain::{During, Refusal, Result};
 use coracle_image::Registries;
@@ -14,6 +15,9 @@ use serde::Deserialize;
 
 /// Read when no other file is named.
 const DEFAULT_PATH: &str = "/etc/coracle/config.toml";
+
+/// In seconds: longer than anything lasts, and within what clocks can add.
+const A_YEAR: u64 = 365 * 24 * 60 * 60;
 
 /// The whole file.
 #[derive(Debug, Default, Deserialize)]
@@ -63,11 +67,16 @@ pub(crate) struct Streaming {
     pub(crate) certificate: Option<PathBuf>,
     /// The certificate's key, in PEM.
     pub(crate) key: Option<PathBuf>,
+    /// After so many seconds without a byte a session ends.
+    pub(crate) idle_seconds: u64,
+    /// So many seconds a client may take to create the streams of its session.
+    pub(crate) creation_seconds: u64,
 }
 
 impl Default for Streaming {
     fn default() -> Self {
-        Self { address: Settings::default().address, certificate: None, key: None }
+        let Settings { address, idle, creation, .. } = Settings::default();
+        Self { address, certificate: None, key: None, idle_seconds: idle.as_secs(), creation_seconds: creation.as_secs() }
     }
 }
 
@@ -82,7 +91,16 @@ impl Streaming {
             (None, None) => None,
             _ => return Err(Refusal::invalid("streaming", "certificate and key go together").into()),
         };
-        Ok(Settings { address: self.address, tls, ..Settings::default() })
+        let [idle, creation] = [("idle_seconds", self.idle_seconds), ("creation_seconds", self.creation_seconds)].map(limit);
+        Ok(Settings { address: self.address, tls, idle: idle?, creation: creation? })
+    }
+}
+
+/// A limit that lets something happen, and whose end can be told.
+fn limit((key, seconds): (&str, u64)) -> Result<Duration> {
+    match seconds {
+        1..=A_YEAR => Ok(Duration::from_secs(seconds)),
+        _ => Err(Refusal::invalid(format!("streaming.{key}"), format!("{seconds} is not between 1 and {A_YEAR}")).into()),
     }
 }
 
@@ -154,6 +172,19 @@ mod tests {
     fn a_certificate_without_its_key_is_refused() {
         let config: Config = toml::from_str("[streaming]\ncertificate = \"/x.pem\"").unwrap();
         assert!(config.streaming.settings().unwrap_err().to_string().contains("go together"));
+    }
+
+    #[test]
+    fn limits_of_sessions_are_taken_in_seconds() {
+        let settings = |text: &str| toml::from_str::<Config>(text).unwrap().streaming.settings();
+        let default = settings("").unwrap();
+        assert_eq!((default.idle.as_secs(), default.creation.as_secs()), (4 * 60 * 60, 30));
+        let set = settings("[streaming]\nidle_seconds = 5\ncreation_seconds = 1").unwrap();
+        assert_eq!((set.idle.as_secs(), set.creation.as_secs()), (5, 1));
+        for wrong in ["idle_seconds = 0", "creation_seconds = 18446744073709551"] {
+            let refused = settings(&format!("[streaming]\n{wrong}")).unwrap_err().to_string();
+            assert!(refused.contains("streaming."), "{refused}");
+        }
     }
 
     #[test]
