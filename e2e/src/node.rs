@@ -42,7 +42,7 @@ pub struct Node {
 impl Node {
     /// A node, with a daemon of its own unless the target says where one runs.
     pub async fn start() -> Self {
-        Self::start_with(|_| {}).await
+        Self::start_with(Target::from_environment(), |_| {}).await
     }
 
     /// A node with a daemon of its own, or `None` (and a word of it) where the target is somebody else's.
@@ -52,16 +52,18 @@ impl Node {
 
     /// [`Node::own`], with `prepare` called before the daemon starts: it may mount something on the storage directory.
     pub async fn own_with(prepare: impl FnOnce(&Footprint)) -> Option<Self> {
-        if Target::from_environment().is_foreign() {
-            eprintln!("skipped: this test needs a daemon of its own, and CORACLE_E2E_ENDPOINT names another");
-            return None;
-        }
-        Some(Self::start_with(prepare).await)
+        Some(Self::start_with(own_target()?, prepare).await)
     }
 
-    async fn start_with(prepare: impl FnOnce(&Footprint)) -> Self {
+    /// [`Node::own`], with TOML added to the daemon's configuration.
+    pub async fn own_configured(more: &str) -> Option<Self> {
+        let target = own_target()?;
+        let target = Target { config: format!("{}\n{more}", target.config), ..target };
+        Some(Self::start_with(target, |_| {}).await)
+    }
+
+    async fn start_with(target: Target, prepare: impl FnOnce(&Footprint)) -> Self {
         assert!(rustix::process::geteuid().is_root(), "the whole-program tests make namespaces, links and mounts: they must run as root");
-        let target = Target::from_environment();
         let name = node_name();
         let scratch = tempfile::Builder::new().prefix("c").tempdir_in(&target.directory).expect("making a scratch directory");
         let footprint = footprint_in(scratch.path(), &name);
@@ -322,6 +324,15 @@ impl Drop for Node {
         }
         assert!(std::thread::panicking(), "the test did not finish its node: Node::finish must be its last act");
     }
+}
+
+fn own_target() -> Option<Target> {
+    let target = Target::from_environment();
+    if target.is_foreign() {
+        eprintln!("skipped: this test needs a daemon of its own, and CORACLE_E2E_ENDPOINT names another");
+        return None;
+    }
+    Some(target)
 }
 
 fn node_name() -> String {

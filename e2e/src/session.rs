@@ -1,6 +1,8 @@
 //! A client of streaming sessions: WebSocket by tokio-tungstenite, with the channels of Kubernetes' `v5.channel.k8s.io`
 //! (one byte of channel before each message; channel 255 closes the one that it names).
 
+use std::time::Duration;
+
 use futures_util::{SinkExt, StreamExt};
 use k8s_cri::v1 as api;
 use serde_json::Value;
@@ -11,7 +13,7 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 use tonic::Status;
 
-use crate::{Cri, DEADLINE};
+use crate::{Container, ContainerSpec, Cri, DEADLINE, Node};
 
 /// The program's input.
 pub const STDIN: u8 = 0;
@@ -34,7 +36,8 @@ pub const FORWARD: &str = "v4.channel.k8s.io";
 #[derive(Debug)]
 pub struct Session {
     socket: WebSocketStream<TcpStream>,
-    received: [Vec<u8>; 4],
+    /// By channel.
+    received: Vec<Vec<u8>>,
 }
 
 impl Session {
@@ -50,7 +53,23 @@ impl Session {
         let mut request = format!("ws://{rest}").into_client_request()?;
         request.headers_mut().insert("sec-websocket-protocol", protocol.parse().expect("a header's value"));
         let (socket, _) = client_async(request, TcpStream::connect(address).await?).await?;
-        Ok(Self { socket, received: Default::default() })
+        Ok(Self { socket, received: vec![Vec::new(); 256] })
+    }
+
+    /// Exec.
+    pub async fn exec(node: &Node, request: api::ExecRequest) -> Self {
+        Self::begin(&node.cri.exec_url(request).await.expect("Exec"), REMOTE).await
+    }
+
+    /// Attaches to all streams that there are.
+    pub async fn attach(node: &Node, container: &Container, tty: bool) -> Self {
+        let request = api::AttachRequest { container_id: container.id.clone(), stdin: true, stdout: true, stderr: !tty, tty };
+        Self::begin(&node.cri.attach_url(request).await.expect("Attach"), REMOTE).await
+    }
+
+    /// PortForward.
+    pub async fn forward(node: &Node, pod: &str, ports: &[i32]) -> Self {
+        Self::begin(&node.cri.forward_url(pod, ports).await.expect("PortForward"), FORWARD).await
     }
 
     /// Sends bytes on a channel.
@@ -90,6 +109,16 @@ impl Session {
     /// How it ended, as far as that was told.
     pub fn status(&self) -> String {
         self.text(ERROR)
+    }
+
+    /// Waits for the connection's end, however that comes.
+    pub async fn broken_off(&mut self) {
+        while let Some(Ok(_)) = timeout(DEADLINE, self.socket.next()).await.expect("the connection ends") {}
+    }
+
+    /// Goes away as a host that has crashed and is up again: with RST.
+    pub fn reset(self) {
+        rustix::net::sockopt::set_socket_linger(self.socket.get_ref(), Some(Duration::ZERO)).expect("setting SO_LINGER");
     }
 
     /// What a channel has brought so far.
@@ -136,6 +165,32 @@ pub fn exit_code(status: &Value) -> i32 {
             .unwrap_or_else(|| panic!("no exit status in {status}")),
     }
 }
+
+/// An exec of a shell script, with output and error output.
+pub fn script(container: &Container, script: &str) -> api::ExecRequest {
+    let cmd = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+    api::ExecRequest { container_id: container.id.clone(), cmd, stdout: true, stderr: true, ..Default::default() }
+}
+
+/// The same in a terminal, with input.
+pub fn in_terminal(container: &Container, text: &str) -> api::ExecRequest {
+    api::ExecRequest { stdin: true, tty: true, stderr: false, ..script(container, text) }
+}
+
+/// A container that answers each line of its input, and ends with it.
+pub fn answering(image: &str, once: bool) -> ContainerSpec {
+    let script = "echo before; while read line; do echo got $line; echo err $line >&2; done; echo end; exit 3";
+    ContainerSpec::new("answering", image).script(script).with(|config| (config.stdin, config.stdin_once) = (true, once))
+}
+
+/// A container that serves the word `ahoy` over HTTP, at these addresses of itself.
+pub fn server(image: &str, addresses: &[&str]) -> ContainerSpec {
+    let servers: String = addresses.iter().map(|address| format!("httpd -f -p {address} -h /var/www & ")).collect();
+    ContainerSpec::new("server", image).script(&format!("echo ahoy >/var/www/index.html; {servers} wait"))
+}
+
+/// A request to such a server.
+pub const GET: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
 
 impl Cri {
     /// Exec; the session's URL.

@@ -6,31 +6,8 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 
 use coracle_e2e::api::{AttachRequest, ExecRequest, Int64Value, LinuxContainerSecurityContext};
-use coracle_e2e::session::{FORWARD, REMOTE, STDERR, STDIN, STDOUT, Session, exit_code};
+use coracle_e2e::session::{GET, REMOTE, STDERR, STDIN, STDOUT, Session, answering, exit_code, in_terminal, script, server};
 use coracle_e2e::{Code, Container, ContainerSpec, Node, PodSpec, eventually};
-
-fn script(container: &Container, script: &str) -> ExecRequest {
-    let cmd = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
-    ExecRequest { container_id: container.id.clone(), cmd, stdout: true, stderr: true, ..Default::default() }
-}
-
-async fn exec(node: &Node, request: ExecRequest) -> Session {
-    let url = node.cri.exec_url(request).await.expect("Exec");
-    Session::begin(&url, REMOTE).await
-}
-
-/// Attaches to all streams that there are.
-async fn attach(node: &Node, container: &Container, tty: bool) -> Session {
-    let request = AttachRequest { container_id: container.id.clone(), stdin: true, stdout: true, stderr: !tty, tty };
-    let url = node.cri.attach_url(request).await.expect("Attach");
-    Session::begin(&url, REMOTE).await
-}
-
-/// A container that answers each line of its input, and ends with it.
-fn answering(image: &str, once: bool) -> ContainerSpec {
-    let script = "echo before; while read line; do echo got $line; echo err $line >&2; done; echo end; exit 3";
-    ContainerSpec::new("answering", image).script(script).with(|config| (config.stdin, config.stdin_once) = (true, once))
-}
 
 /// crictl with the node's endpoint, or `None` and a word of it where there is none.
 fn crictl(node: &Node, arguments: &[&str]) -> Option<Command> {
@@ -60,18 +37,18 @@ async fn an_exec_has_streams_apart_and_an_exit_status() {
     let node = Node::start().await;
     let image = node.busybox().await;
     let container = node.pod("exec").await.start(&ContainerSpec::new("c", &image)).await;
-    let mut session = exec(&node, script(&container, "echo out; echo err >&2; exit 7")).await;
+    let mut session = Session::exec(&node, script(&container, "echo out; echo err >&2; exit 7")).await;
     assert_eq!(exit_code(&session.end().await), 7);
     assert_eq!((session.text(STDOUT).as_str(), session.text(STDERR).as_str()), ("out\n", "err\n"));
 
-    let mut killed = exec(&node, script(&container, "kill -9 $$")).await;
+    let mut killed = Session::exec(&node, script(&container, "kill -9 $$")).await;
     assert_eq!(exit_code(&killed.end().await), 137);
 
-    let mut only_errors = exec(&node, ExecRequest { stdout: false, ..script(&container, "echo out; echo err >&2") }).await;
+    let mut only_errors = Session::exec(&node, ExecRequest { stdout: false, ..script(&container, "echo out; echo err >&2") }).await;
     assert_eq!(exit_code(&only_errors.end().await), 0);
     assert_eq!((only_errors.text(STDOUT).as_str(), only_errors.text(STDERR).as_str()), ("", "err\n"));
 
-    let mut absent = exec(&node, ExecRequest { cmd: vec!["/no/such/program".to_owned()], ..script(&container, "") }).await;
+    let mut absent = Session::exec(&node, ExecRequest { cmd: vec!["/no/such/program".to_owned()], ..script(&container, "") }).await;
     let status = absent.end().await;
     assert_eq!(status["status"], "Failure");
     assert!(node.target.is_foreign() || status["message"].as_str().is_some_and(|message| message.contains("/no/such/program")), "{status}");
@@ -83,7 +60,7 @@ async fn input_reaches_an_exec_and_so_does_its_end() {
     let node = Node::start().await;
     let image = node.busybox().await;
     let container = node.pod("input").await.start(&ContainerSpec::new("c", &image)).await;
-    let mut session = exec(&node, ExecRequest { stdin: true, ..script(&container, "cat; echo end") }).await;
+    let mut session = Session::exec(&node, ExecRequest { stdin: true, ..script(&container, "cat; echo end") }).await;
     session.send(STDIN, b"first\n").await;
     assert_eq!(session.until(STDOUT, "first\n").await, "first\n");
     session.send(STDIN, b"second\n").await;
@@ -91,7 +68,7 @@ async fn input_reaches_an_exec_and_so_does_its_end() {
     assert_eq!(exit_code(&session.end().await), 0);
     assert_eq!(session.text(STDOUT), "first\nsecond\nend\n");
 
-    let mut without = exec(&node, script(&container, "cat; echo end")).await;
+    let mut without = Session::exec(&node, script(&container, "cat; echo end")).await;
     assert_eq!(exit_code(&without.end().await), 0);
     assert_eq!(without.text(STDOUT), "end\n", "without standard input there is nothing to read");
     node.finish().await;
@@ -102,7 +79,7 @@ async fn output_of_any_size_arrives_whole() {
     let node = Node::start().await;
     let image = node.busybox().await;
     let container = node.pod("output").await.start(&ContainerSpec::new("c", &image)).await;
-    let mut session = exec(&node, script(&container, "seq 1 1000000; seq 5 >&2")).await;
+    let mut session = Session::exec(&node, script(&container, "seq 1 1000000; seq 5 >&2")).await;
     assert_eq!(exit_code(&session.end().await), 0);
     let expected: String = (1..=1_000_000).map(|number| format!("{number}\n")).collect();
     assert!(session.bytes(STDOUT) == expected.as_bytes(), "{} bytes came of {}", session.bytes(STDOUT).len(), expected.len());
@@ -116,7 +93,7 @@ async fn a_client_that_goes_away_ends_its_exec_with_all_descendants() {
     let image = node.busybox().await;
     let container = node.pod("gone").await.start(&ContainerSpec::new("c", &image)).await;
     let alone = container.host_pids();
-    let mut session = exec(&node, script(&container, "setsid sleep 100000 & echo ready; sleep 100000")).await;
+    let mut session = Session::exec(&node, script(&container, "setsid sleep 100000 & echo ready; sleep 100000")).await;
     session.until(STDOUT, "ready").await;
     assert!(container.host_pids().len() > alone.len());
     drop(session);
@@ -134,8 +111,8 @@ async fn an_exec_has_a_terminal_of_the_clients_size() {
     let tell = "stat -c 'owner %u' $(tty); echo TERM=$TERM; echo err >&2; echo ready; \
                 for size in '33 101' '24 80'; do while [ \"$(stty size)\" != \"$size\" ]; do sleep 0.02; done; echo size $size; done; \
                 while read line; do echo got $line; done; exit 9";
-    let request = ExecRequest { stdin: true, tty: true, stderr: false, ..script(&container, tell) };
-    let mut session = exec(&node, request).await;
+    let request = in_terminal(&container, tell);
+    let mut session = Session::exec(&node, request).await;
     let said = session.until(STDOUT, "ready").await;
     assert!(said.contains("owner 1000\r\n") && said.contains("TERM=xterm\r\n") && said.contains("err\r\n"), "{said}");
     for (width, height) in [(101, 33), (80, 24)] {
@@ -148,15 +125,15 @@ async fn an_exec_has_a_terminal_of_the_clients_size() {
     session.send(STDIN, b"\x04").await;
     assert_eq!(exit_code(&session.end().await), 9, "{}", session.text(STDOUT));
 
-    let request = ExecRequest { stdin: true, tty: true, stderr: false, ..script(&container, "seq 1 20000") };
-    let mut whole = exec(&node, request).await;
+    let request = in_terminal(&container, "seq 1 20000");
+    let mut whole = Session::exec(&node, request).await;
     assert_eq!(exit_code(&whole.end().await), 0);
     let expected: String = (1..=20_000).map(|number| format!("{number}\r\n")).collect();
     assert!(whole.text(STDOUT) == expected, "{} bytes came of {}", whole.bytes(STDOUT).len(), expected.len());
 
     let alone = container.host_pids();
-    let request = ExecRequest { stdin: true, tty: true, stderr: false, ..script(&container, "echo ready; sleep 100000") };
-    let mut gone = exec(&node, request).await;
+    let request = in_terminal(&container, "echo ready; sleep 100000");
+    let mut gone = Session::exec(&node, request).await;
     gone.until(STDOUT, "ready").await;
     drop(gone);
     eventually("the end of the exec", || async { (container.host_pids() == alone).then_some(()) }).await;
@@ -174,8 +151,8 @@ async fn a_terminal_in_a_pod_with_users_of_its_own_belongs_to_them() {
     let mut spec = ContainerSpec::new("c", &image);
     spec.namespaces().userns_options = Some(coracle_e2e::users(1_000_000, 65_536));
     let container = pod.start(&spec).await;
-    let request = ExecRequest { stdin: true, tty: true, stderr: false, ..script(&container, "stat -c 'owner %u' $(tty)") };
-    let mut session = exec(&node, request).await;
+    let request = in_terminal(&container, "stat -c 'owner %u' $(tty)");
+    let mut session = Session::exec(&node, request).await;
     assert_eq!(exit_code(&session.end().await), 0, "{}", session.text(STDOUT));
     assert_eq!(session.text(STDOUT), "owner 0\r\n");
     node.finish().await;
@@ -187,10 +164,10 @@ async fn all_who_are_attached_see_what_is_written_from_then_on() {
     let image = node.busybox().await;
     let container = node.pod("attach").await.start(&answering(&image, true)).await;
     container.logged("before").await;
-    let mut first = attach(&node, &container, false).await;
+    let mut first = Session::attach(&node, &container, false).await;
     first.send(STDIN, b"one\n").await;
     first.until(STDOUT, "got one\n").await;
-    let mut second = attach(&node, &container, false).await;
+    let mut second = Session::attach(&node, &container, false).await;
     second.send(STDIN, b"two\n").await;
     second.until(STDOUT, "got two\n").await;
     first.until(STDOUT, "got two\n").await;
@@ -213,16 +190,16 @@ async fn a_container_outlives_those_who_are_attached_and_the_daemon() {
     let image = node.busybox().await;
     let container = node.pod("outlives").await.start(&answering(&image, false)).await;
     for word in ["one", "two"] {
-        let mut session = attach(&node, &container, false).await;
+        let mut session = Session::attach(&node, &container, false).await;
         session.send(STDIN, format!("{word}\n").as_bytes()).await;
         session.until(STDOUT, &format!("got {word}\n")).await;
         session.close(STDIN).await;
     }
-    let mut cut_off = attach(&node, &container, false).await;
+    let mut cut_off = Session::attach(&node, &container, false).await;
     cut_off.send(STDIN, b"three\n").await;
     cut_off.until(STDOUT, "got three\n").await;
     node.restart().await;
-    let mut session = attach(&node, &container, false).await;
+    let mut session = Session::attach(&node, &container, false).await;
     session.send(STDIN, b"four\n").await;
     session.until(STDOUT, "got four\n").await;
     container.stop(0).await;
@@ -241,7 +218,7 @@ async fn a_containers_terminal_is_attached_to() {
         ContainerSpec::new("c", &image).script(script).with(|config| (config.stdin, config.stdin_once, config.tty) = (true, true, true));
     let container = node.pod("terminal").await.start(&spec).await;
     container.logged("ready").await;
-    let mut session = attach(&node, &container, true).await;
+    let mut session = Session::attach(&node, &container, true).await;
     session.resize(101, 33).await;
     session.until(STDOUT, "sized\r\n").await;
     session.send(STDIN, b"hello\n").await;
@@ -260,7 +237,7 @@ async fn a_client_that_does_not_read_stalls_nobody() {
     let script = format!("read line; head -c {WRITTEN} /dev/zero | tr '\\0' x; echo; read line; echo got $line; echo >/done; read line");
     let spec = ContainerSpec::new("c", &image).script(&script).with(|config| config.stdin = true);
     let container = node.pod("slow").await.start(&spec).await;
-    let mut slow = attach(&node, &container, false).await;
+    let mut slow = Session::attach(&node, &container, false).await;
     slow.send(STDIN, b"go\nagain\n").await;
     // Its log is too long to be looked at again and again.
     eventually("the end of writing", || async { (container.exec(&["/bin/sh", "-c", "test -e /done"]).await.code == 0).then_some(()) })
@@ -308,13 +285,6 @@ async fn sessions_are_refused_where_there_is_nobody_to_talk_to() {
     node.finish().await;
 }
 
-/// A web server on port 8080 of localhost.
-fn server(image: &str) -> ContainerSpec {
-    ContainerSpec::new("server", image).script("echo ahoy >/var/www/index.html; exec httpd -f -p 127.0.0.1:8080 -h /var/www")
-}
-
-const GET: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
-
 /// Waits until it listens: 8080 as the kernel writes it.
 async fn listening(container: &Container) {
     eventually("a listener", || async { container.shell("cat /proc/net/tcp").await.contains(":1F90 ").then_some(()) }).await;
@@ -325,11 +295,10 @@ async fn ports_of_localhost_inside_a_pod_are_reached() {
     let node = Node::start().await;
     let image = node.busybox().await;
     let pod = node.pod("forward").await;
-    let container = pod.start(&server(&image)).await;
+    let container = pod.start(&server(&image, &["127.0.0.1:8080"])).await;
     listening(&container).await;
 
-    let url = node.cri.forward_url(&pod.id, &[8080, 8081, 8080]).await.expect("PortForward");
-    let mut session = Session::begin(&url, FORWARD).await;
+    let mut session = Session::forward(&node, &pod.id, &[8080, 8081, 8080]).await;
     session.send(0, GET).await;
     session.until(0, "ahoy").await;
     let data = session.bytes(0);
@@ -350,8 +319,7 @@ async fn a_pod_with_the_nodes_network_is_dialled_there() {
         let (mut peer, _) = listener.accept().expect("a connection");
         peer.write_all(b"from the node").expect("writing");
     });
-    let url = node.cri.forward_url(&pod.id, &[port.into()]).await.expect("PortForward");
-    let mut session = Session::begin(&url, FORWARD).await;
+    let mut session = Session::forward(&node, &pod.id, &[port.into()]).await;
     session.until(0, "from the node").await;
     serving.join().expect("the server");
     node.finish().await;
@@ -365,7 +333,7 @@ async fn crictl_executes_attaches_and_forwards_over_both_transports() {
     }
     let image = node.busybox().await;
     let pod = node.pod("crictl").await;
-    let container = pod.start(&server(&image)).await;
+    let container = pod.start(&server(&image, &["127.0.0.1:8080"])).await;
     listening(&container).await;
     for transport in ["spdy", "websocket"] {
         let run = |more: &[&str], script: &str| {
