@@ -72,6 +72,26 @@ async fn a_url_leads_to_a_session_and_only_once() {
 }
 
 #[tokio::test]
+async fn every_version_is_spoken() {
+    for (version, in_json) in
+        [("v4.channel.k8s.io", true), ("v3.channel.k8s.io", false), ("v2.channel.k8s.io", false), ("channel.k8s.io", false)]
+    {
+        let (urls, address, mut program) = serve(Settings::default()).await;
+        let mut io = TcpStream::connect(address).await.unwrap();
+        let head = ask(&mut io, "POST", &path(&urls.exec(exec()).unwrap()), &SPDY.replace("v4.channel.k8s.io", version)).await;
+        assert!(head.to_lowercase().contains(&format!("x-stream-protocol-version: {version}\r\n")), "{head}");
+        let (mut speaker, mut listener) = client(io);
+        let [error, stdout] = speaker.open_all(["error", "stdout"]).await;
+        program.stdout.as_mut().unwrap().write_all(b"hello").await.unwrap();
+        program.exit.send(Ok(Ending::Exited(3))).unwrap();
+        let (heard, _) = listener.rest().await;
+        assert_eq!(heard[&stdout].bytes, b"hello");
+        let told = String::from_utf8_lossy(&heard[&error].bytes);
+        assert!(told.starts_with('{') == in_json && told.contains("exit code 3"), "{version}: {told}");
+    }
+}
+
+#[tokio::test]
 async fn a_token_is_good_for_what_it_was_issued_for() {
     let (urls, address, _program) = serve(Settings::default()).await;
     let url = urls.exec(exec()).unwrap();

@@ -15,7 +15,7 @@ use super::state::{SESSION_WINDOW, STREAM_WINDOW};
 use crate::backend::{Ending, Process, TerminalSize};
 use crate::clock::Limits;
 use crate::handshake::Remote;
-use crate::request::Streams;
+use crate::request::{StreamFlags, Streams};
 use crate::session;
 use crate::status::Report;
 use crate::testing::{LIMITS, Program, noise, program, streams};
@@ -134,6 +134,32 @@ async fn a_terminal_is_resized() {
     speaker.data(resize, b"81,\"Height\":25}\n").await;
     assert_eq!(program.sizes.recv().await, Some(TerminalSize { width: 80, height: 24 }));
     assert_eq!(program.sizes.recv().await, Some(TerminalSize { width: 81, height: 25 }));
+}
+
+#[tokio::test]
+async fn before_the_third_version_a_terminal_has_no_stream_for_sizes() {
+    let (ours, theirs) = duplex(1 << 10);
+    let (process, mut program) = program();
+    serve(theirs, Remote::Spdy { report: Report::Text, resizes: false }, streams(true, false, true), async { Ok(process) });
+    let (mut speaker, mut listener) = client(ours);
+    let [_, _, stdout] = speaker.open_all(["error", "stdin", "stdout"]).await;
+    program.stdout.as_mut().unwrap().write_all(b"$ ").await.unwrap();
+    assert_eq!(listener.bytes(stdout, 2).await, b"$ ");
+}
+
+/// Nobody reads a terminal but us.
+#[tokio::test]
+async fn an_output_that_the_client_does_not_want_is_read_and_forgotten() {
+    let (ours, theirs) = duplex(1 << 10);
+    let (process, mut program) = program();
+    let only_input = Streams::new(StreamFlags { stdin: true, tty: true, ..StreamFlags::default() }).unwrap();
+    serve(theirs, V4, only_input, async { Ok(process) });
+    let (mut speaker, mut listener) = client(ours);
+    let [error, _, _] = speaker.open_all(["error", "stdin", "resize"]).await;
+    program.stdout.as_mut().unwrap().write_all(&noise(4 << 20)).await.unwrap();
+    program.exit.send(Ok(Ending::Exited(0))).unwrap();
+    let (heard, _) = listener.rest().await;
+    assert_eq!(status(&heard[&error])["status"], "Success");
 }
 
 #[tokio::test]
