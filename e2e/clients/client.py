@@ -9,7 +9,9 @@ whether everything came as it should.
 import base64
 import json
 import ssl
+import struct
 import sys
+import zlib
 
 import websocket
 from kubernetes.client import Configuration
@@ -153,6 +155,33 @@ def speak(url, offered, chosen):
         assert b"exit code 3" in said[ERROR], said
 
 
+def tunnel(url, port):
+    """A port that serves HTTP, through SPDY in a WebSocket: by hand, for no client of Python's speaks it."""
+    protocol = "SPDY/3.1+portforward.k8s.io"
+    client = websocket.create_connection(get_websocket_url(url), subprotocols=[protocol], timeout=LIMIT)
+    # The client writes it small.
+    equal(client.subprotocol.lower(), protocol.lower())
+    deflater = zlib.compressobj()
+
+    def open_stream(stream, kind):
+        headers = [(b"streamtype", kind), (b"port", port.encode()), (b"requestid", b"0")]
+        block = struct.pack(">I", len(headers))
+        for word in (word for header in headers for word in header):
+            block += struct.pack(">I", len(word)) + word
+        block = deflater.compress(block) + deflater.flush(zlib.Z_SYNC_FLUSH)
+        # SYN_STREAM of SPDY's third version: length, stream, and no associated one, priority or slot.
+        client.send_binary(struct.pack(">HHIIIH", 0x8003, 1, 10 + len(block), stream, 0, 0) + block)
+
+    open_stream(1, b"error")
+    open_stream(3, b"data")
+    request = b"GET / HTTP/1.0\r\n\r\n"
+    client.send_binary(struct.pack(">II", 3, len(request)) + request)
+    heard = b""
+    while b"ahoy" not in heard:
+        heard += client.recv()
+    client.close()
+
+
 def distrust(url):
     """A URL whose server's certificate no authority has signed."""
     try:
@@ -163,5 +192,5 @@ def distrust(url):
 
 
 if __name__ == "__main__":
-    scenarios = [streams, input, whole, terminal, attach, forward, subprotocols, distrust]
+    scenarios = [streams, input, whole, terminal, attach, forward, subprotocols, tunnel, distrust]
     {scenario.__name__: scenario for scenario in scenarios}[sys.argv[1]](*sys.argv[2:])

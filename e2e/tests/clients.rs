@@ -78,7 +78,7 @@ async fn every_subprotocol_is_spoken() {
 }
 
 #[tokio::test]
-async fn kubernetes_client_forwards_several_ports() {
+async fn ports_are_forwarded_by_number_and_through_a_tunnel() {
     let Some(packages) = packages() else { return };
     let node = Node::start().await;
     let image = node.busybox().await;
@@ -91,6 +91,8 @@ async fn kubernetes_client_forwards_several_ports() {
     .await;
     let url = node.cri.forward_url(&pod.id, &[8080, 8081, 8082]).await.expect("PortForward");
     play(&packages, "forward", &[&url, "8080", "8081", "8082"]);
+    let url = node.cri.forward_url(&pod.id, &[]).await.expect("PortForward");
+    play(&packages, "tunnel", &[&url, "8080"]);
     node.finish().await;
 }
 
