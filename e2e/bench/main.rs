@@ -14,6 +14,7 @@ mod machine;
 mod many;
 mod pull;
 mod report;
+mod restart;
 mod series;
 
 use std::path::PathBuf;
@@ -75,12 +76,14 @@ enum Part {
     Many,
     /// Pull
     Pull,
+    /// Restarts of the daemon with many pods; only if asked for by name, since it kills the process that serves
+    Restart,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let endpoints = match connect(&arguments).await {
+    let mut endpoints = match connect(&arguments).await {
         Ok(endpoints) => endpoints,
         Err(problem) => {
             eprintln!("bench: {problem}");
@@ -88,7 +91,7 @@ async fn main() -> ExitCode {
         }
     };
     let mut report = Report::new(&endpoints, arguments.samples);
-    let outcome = run(&arguments, &endpoints, &mut report).await;
+    let outcome = run(&arguments, &mut endpoints, &mut report).await;
     for endpoint in &endpoints {
         endpoint.clean().await;
     }
@@ -120,7 +123,7 @@ async fn connect(arguments: &Arguments) -> Result<Vec<Endpoint>, String> {
 }
 
 /// A part that fails for one endpoint is reported as that and the rest goes on; only what spoils the rest ends it.
-async fn run(arguments: &Arguments, endpoints: &[Endpoint], report: &mut Report) -> Result<(), String> {
+async fn run(arguments: &Arguments, endpoints: &mut [Endpoint], report: &mut Report) -> Result<(), String> {
     let wanted = |part: Part| arguments.only.is_empty() || arguments.only.contains(&part);
     if wanted(Part::Cycle) {
         cycle::measure(endpoints, arguments.samples, report).await?;
@@ -140,6 +143,9 @@ async fn run(arguments: &Arguments, endpoints: &[Endpoint], report: &mut Report)
     }
     if let Some(image) = arguments.pull_image.as_ref().filter(|_| wanted(Part::Pull)) {
         pull::measure(endpoints, image, arguments.samples, report).await?;
+    }
+    if arguments.only.contains(&Part::Restart) {
+        restart::measure(endpoints, &arguments.pods, arguments.samples, report).await?;
     }
     Ok(())
 }

@@ -39,11 +39,11 @@ pub(crate) async fn burst(endpoints: &[Endpoint], samples: usize, report: &mut R
     Ok(())
 }
 
-async fn start(endpoint: &Endpoint, network: Network, count: usize) -> Result<Vec<Started>, Status> {
+pub(crate) async fn start(endpoint: &Endpoint, network: Network, count: usize) -> Result<Vec<Started>, Status> {
     stream::iter(0..count).map(|_| endpoint.start(network)).buffer_unordered(AT_A_TIME).try_collect().await
 }
 
-async fn remove(endpoint: &Endpoint, pods: &[Started]) -> Result<(), Status> {
+pub(crate) async fn remove(endpoint: &Endpoint, pods: &[Started]) -> Result<(), Status> {
     stream::iter(pods).map(|pod| endpoint.remove(&pod.pod)).buffer_unordered(AT_A_TIME).try_collect().await
 }
 
