@@ -1,6 +1,7 @@
 //! Accepting connections for as long as the daemon serves. That there is no descriptor for one now is no reason to
 //! end, nor to ask the kernel again and again: whoever has to wait stays in the socket's queue.
 
+use std::future::pending;
 use std::io;
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ async fn accept(listener: &UnixListener) -> UnixStream {
                 }
                 return connection;
             }
+            // The listener was shut down: nobody will come.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => pending().await,
             Err(error) => {
                 if !waiting {
                     warn!(%error, "no client can be accepted for now; is LimitNOFILE of the daemon too low?");

@@ -9,7 +9,10 @@ mod backend;
 mod cli;
 mod client;
 mod config;
+mod notify;
 mod serve;
+mod serving;
+mod watchdog;
 
 use std::process::ExitCode;
 

@@ -1,6 +1,7 @@
 //! `coracle serve`: wires the daemon together and serves CRI until it is told to end.
 //!
-//! Ending means to stop answering. Pods live on under their monitors, and the next daemon takes them over.
+//! Ending means to stop answering: no more calls are taken, those under way may end (`serving`). Pods live on under
+//! their monitors, and the next daemon takes them over.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -11,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_cgroup::Hierarchy;
-use coracle_cri::Deadlines;
 use coracle_domain::{During, Failure, Refusal, Result};
 use coracle_engine::{Engine, Layout, OpenFiles, Parts, Program};
 use coracle_files::Quarantine;
@@ -26,12 +26,14 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
-use crate::accept;
 use crate::backend::Sessions;
 use crate::config::Config;
+use crate::notify::Notifier;
+use crate::serving::Serving;
+use crate::watchdog;
 
-/// How long calls under way may take to finish when the daemon is told to end.
-const DRAIN: Duration = Duration::from_secs(5);
+/// How long work that cannot be interrupted, such as the removal of an exec's cgroup, is waited for.
+const LAST_WORK: Duration = Duration::from_secs(1);
 
 /// How often a thread for blocking calls is kept from ending. There must be one when no further one can be made: what
 /// ends pods and makes room needs it.
@@ -46,7 +48,11 @@ pub(crate) fn run(config: Option<PathBuf>) -> ExitCode {
         .thread_keep_alive(2 * PULSE)
         .build()
         .during("starting", "the daemon's threads")
-        .and_then(|runtime| runtime.block_on(serve(config.as_deref())));
+        .and_then(|runtime| {
+            let served = runtime.block_on(serve(config.as_deref()));
+            runtime.shutdown_timeout(LAST_WORK);
+            served
+        });
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
@@ -64,30 +70,28 @@ async fn serve(config: Option<&Path>) -> Result<()> {
     let streaming = config.streaming.settings()?;
     let engine = Arc::new(Engine::start(parts(config).await?).await?);
     let streaming = Server::bind(streaming, Sessions(Arc::clone(&engine))).await?;
-    let urls = streaming.urls();
     let listener = listen(&socket)?;
-    info!(socket = %socket.display(), pods = engine.pods().len(), "serving");
-    let server = tonic::transport::Server::builder()
-        .layer(tower::layer::layer_fn(Deadlines::of))
-        .add_routes(coracle_cri::routes(Arc::clone(&engine), urls));
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = server.serve_with_incoming_shutdown(accept::connections(listener), async {
-        let _ = stopped.await;
-    });
-    let mut streaming = Box::pin(streaming.serve());
-    tokio::pin!(serving);
+    let pods = engine.known_pods();
+    let mut serving = Serving::begin(listener, Arc::clone(&engine), streaming)?;
+    info!(socket = %socket.display(), pods, "serving");
+    let notifier = Notifier::from_environment();
+    notifier.ready(&format!("serving at {}; {pods} pods were there", socket.display()));
     tokio::select! {
-        never = &mut streaming => match never {},
-        ended = &mut serving => return ended.during("serving", socket.display()),
+        ended = serving.ended() => return ended,
+        () = watched(&notifier, &socket) => {}
         told = told_to_end() => told?,
     }
     info!("told to end; pods go on");
-    drop(stop);
-    // Calls that take longer, such as a stop with a long grace, are taken up again by the caller.
-    let _ = tokio::time::timeout(DRAIN, serving).await;
-    drop(streaming);
+    notifier.stopping("told to end; calls under way are finished");
+    serving.end().await;
     engine.end_execs().await;
     Ok(())
+}
+
+/// Keeps systemd's watchdog quiet; never ends.
+async fn watched(notifier: &Notifier, socket: &Path) {
+    watchdog::run(notifier, socket).await;
+    std::future::pending().await
 }
 
 async fn keep_a_thread() {

@@ -18,6 +18,7 @@ mod check;
 mod container;
 mod container_status;
 mod deadline;
+mod ending;
 mod filter;
 mod image;
 mod metrics;
@@ -47,6 +48,7 @@ use v1::image_service_server::ImageServiceServer;
 use v1::runtime_service_server::RuntimeServiceServer;
 
 pub use deadline::Deadlines;
+pub use ending::Ending;
 
 /// The messages, clients and servers of CRI v1.
 #[allow(missing_docs)]

@@ -108,6 +108,8 @@ fn start_parser() -> io::Result<Child> {
     let start = |program: &OsStr| {
         let mut command = Command::new(program);
         command.args(["--replace", "--skip-cache"]).kill_on_drop(true);
+        // What systemd gave the daemon is not for its children (sd_notify(3)).
+        command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC").env_remove("WATCHDOG_PID");
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()
     };
     let [by_path, usual] = PARSERS.map(OsStr::new);

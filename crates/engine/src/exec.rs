@@ -69,13 +69,13 @@ impl Engine {
     /// Refused if the container is absent or does not run; times out after `limit`. A command that ends with a
     /// status other than 0 is no error.
     pub async fn exec_sync(&self, id: &str, command: Vec<String>, limit: Option<Duration>) -> Result<ExecOutput> {
-        let (container, entry) = self.shared.index.container(id)?;
+        let (container, entry) = self.shared.index.container(id).await?;
         run(&container, &entry.live, self.new_exec(command, false), limit).await
     }
 
     /// Kills all execs, of whichever daemon, and waits until they are gone.
     pub async fn end_execs(&self) {
-        let live: Vec<_> = self.shared.index.pods().iter().filter_map(|pod| self.shared.index.live(&pod.id)).collect();
+        let live: Vec<_> = self.shared.index.pods_now().iter().filter_map(|pod| self.shared.index.live(&pod.id)).collect();
         let cgroups = live.iter().flat_map(|live| live.containers.values()).map(|container| &container.cgroup);
         for ending in cgroups.flat_map(|cgroup| leaf::end_all(cgroup)).collect::<Vec<_>>() {
             // It cannot fail but by a panic, which was reported.

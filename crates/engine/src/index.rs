@@ -1,4 +1,5 @@
-//! Every pod and container, as last published by its owner. Reading it costs no system call and waits for nobody.
+//! Every pod and container, as last published by its owner. Reading it costs no system call and waits for nobody, but for
+//! pods that a daemon which has just started is still taking over (`recoveries`).
 
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
@@ -7,6 +8,7 @@ use coracle_domain::{ContainerId, ContainerKind, ContainerView, Id, IdKind, PodI
 
 use crate::live::Live;
 use crate::pod::Handle;
+use crate::recoveries::Recoveries;
 
 /// What an owner publishes of its pod.
 #[derive(Debug, Clone)]
@@ -27,10 +29,24 @@ struct Tables {
 }
 
 /// The index.
-#[derive(Debug, Default)]
-pub(crate) struct Index(RwLock<Tables>);
+#[derive(Debug)]
+pub(crate) struct Index {
+    tables: RwLock<Tables>,
+    recoveries: Arc<Recoveries>,
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self { tables: RwLock::default(), recoveries: Arc::new(Recoveries::new()) }
+    }
+}
 
 impl Index {
+    /// The pods that are not taken over yet.
+    pub(crate) fn recoveries(&self) -> &Arc<Recoveries> {
+        &self.recoveries
+    }
+
     /// Replaces what is known of a pod and its containers.
     pub(crate) fn publish(&self, entry: Entry) {
         let mut tables = self.write();
@@ -48,15 +64,28 @@ impl Index {
         self.write().forget(id);
     }
 
-    /// The pod with this id or unique prefix of one.
-    pub(crate) fn pod(&self, name: &str) -> Result<Entry> {
+    /// The pod with this id or unique prefix of one, once it is taken over.
+    pub(crate) async fn pod(&self, name: &str) -> Result<Entry> {
+        let entry = self.pod_now(name)?;
+        if self.recoveries.wait_for(&entry.view.id).await { self.pod_now(entry.view.id.as_str()) } else { Ok(entry) }
+    }
+
+    /// The same as it is.
+    pub(crate) fn pod_now(&self, name: &str) -> Result<Entry> {
         let tables = self.read();
         let id = resolve::<PodKind>(&tables.pods, name)?;
         tables.pods.get(&id).cloned().ok_or_else(|| not_found::<PodKind>(name).into())
     }
 
-    /// The container with this id or unique prefix of one, and its pod.
-    pub(crate) fn container(&self, name: &str) -> Result<(Arc<ContainerView>, Entry)> {
+    /// The container with this id or unique prefix of one, and its pod, once that is taken over.
+    pub(crate) async fn container(&self, name: &str) -> Result<(Arc<ContainerView>, Entry)> {
+        let (container, entry) = self.container_now(name)?;
+        let waited = self.recoveries.wait_for(&entry.view.id).await;
+        if waited { self.container_now(container.id.as_str()) } else { Ok((container, entry)) }
+    }
+
+    /// The same as it is.
+    pub(crate) fn container_now(&self, name: &str) -> Result<(Arc<ContainerView>, Entry)> {
         let tables = self.read();
         let id = resolve::<ContainerKind>(&tables.containers, name)?;
         let found = tables.containers.get(&id).and_then(|pod| tables.pods.get(pod)).and_then(|entry| {
@@ -66,15 +95,26 @@ impl Index {
         found.ok_or_else(|| not_found::<ContainerKind>(name).into())
     }
 
-    /// All pods, oldest first.
-    pub(crate) fn pods(&self) -> Vec<Arc<PodView>> {
+    /// All pods, oldest first. For a while after the daemon's start it waits for those that are not taken over.
+    pub(crate) async fn pods(&self) -> Vec<Arc<PodView>> {
+        self.recoveries.wait_for_all().await;
+        self.pods_now()
+    }
+
+    /// The same as they are.
+    pub(crate) fn pods_now(&self) -> Vec<Arc<PodView>> {
         let mut pods: Vec<_> = self.read().pods.values().map(|entry| Arc::clone(&entry.view)).collect();
         pods.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
         pods
     }
 
-    /// The pod that was made under this name.
-    pub(crate) fn named(&self, metadata: &PodMetadata) -> Option<Arc<PodView>> {
+    /// The pod that was made under this name, once it is taken over.
+    pub(crate) async fn named(&self, metadata: &PodMetadata) -> Option<Arc<PodView>> {
+        let pod = self.named_now(metadata)?;
+        if self.recoveries.wait_for(&pod.id).await { self.named_now(metadata) } else { Some(pod) }
+    }
+
+    fn named_now(&self, metadata: &PodMetadata) -> Option<Arc<PodView>> {
         let tables = self.read();
         let id = tables.names.get(metadata)?;
         tables.pods.get(id).map(|entry| Arc::clone(&entry.view))
@@ -88,11 +128,11 @@ impl Index {
     // A panic while the lock is held cannot leave the tables half changed in a way that matters: the next
     // publication of the same pod replaces its entries.
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Tables> {
-        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.tables.read().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, Tables> {
-        self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.tables.write().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -145,12 +185,12 @@ mod tests {
     fn a_pod_is_found_by_id_by_the_unique_start_of_one_and_by_name() {
         let index = Index::default();
         let (first, second) = (publish(&index, 0x10), publish(&index, 0x11));
-        assert_eq!(index.pod(first.as_str()).unwrap().view.id, first);
-        assert_eq!(index.pod(&second.as_str()[..2]).unwrap().view.id, second);
-        assert!(matches!(index.pod("1"), Err(Error::Refused(Refusal::Invalid { .. }))));
-        assert!(matches!(index.pod("2"), Err(Error::Refused(Refusal::NotFound { .. }))));
-        assert!(matches!(index.pod(""), Err(Error::Refused(Refusal::Invalid { .. }))));
-        assert_eq!(index.named(&testing::record(0x11).request.metadata).map(|pod| pod.id.clone()), Some(second));
+        assert_eq!(index.pod_now(first.as_str()).unwrap().view.id, first);
+        assert_eq!(index.pod_now(&second.as_str()[..2]).unwrap().view.id, second);
+        assert!(matches!(index.pod_now("1"), Err(Error::Refused(Refusal::Invalid { .. }))));
+        assert!(matches!(index.pod_now("2"), Err(Error::Refused(Refusal::NotFound { .. }))));
+        assert!(matches!(index.pod_now(""), Err(Error::Refused(Refusal::Invalid { .. }))));
+        assert_eq!(index.named_now(&testing::record(0x11).request.metadata).map(|pod| pod.id.clone()), Some(second));
     }
 
     #[test]
@@ -158,12 +198,12 @@ mod tests {
         let index = Index::default();
         let id = publish(&index, 1);
         let container = testing::entry(1).view.containers[0].id.clone();
-        assert_eq!(index.container(container.as_str()).unwrap().0.pod, id);
+        assert_eq!(index.container_now(container.as_str()).unwrap().0.pod, id);
         let mut without = testing::entry(1);
         without.view = Arc::new(PodView { containers: Vec::new(), ..(*without.view).clone() });
         index.publish(without);
-        assert!(index.container(container.as_str()).is_err());
-        assert_eq!(index.pods().len(), 1);
+        assert!(index.container_now(container.as_str()).is_err());
+        assert_eq!(index.pods_now().len(), 1);
     }
 
     #[test]
@@ -171,8 +211,8 @@ mod tests {
         let index = Index::default();
         let id = publish(&index, 1);
         index.withdraw(&id);
-        assert!(index.pods().is_empty() && index.pod(id.as_str()).is_err() && index.live(&id).is_none());
-        assert!(index.named(&testing::record(1).request.metadata).is_none());
-        assert!(index.container(testing::entry(1).view.containers[0].id.as_str()).is_err());
+        assert!(index.pods_now().is_empty() && index.pod_now(id.as_str()).is_err() && index.live(&id).is_none());
+        assert!(index.named_now(&testing::record(1).request.metadata).is_none());
+        assert!(index.container_now(testing::entry(1).view.containers[0].id.as_str()).is_err());
     }
 }

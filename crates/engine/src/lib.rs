@@ -28,6 +28,7 @@ mod pod;
 mod probe;
 mod process;
 mod record;
+mod recoveries;
 mod retry;
 mod selinux;
 mod session;
@@ -37,7 +38,7 @@ mod terminal;
 mod testing;
 mod volumes;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
@@ -46,8 +47,8 @@ use std::time::Duration;
 
 use coracle_cgroup::Hierarchy;
 use coracle_domain::{
-    ContainerId, ContainerRequest, ContainerView, During, Error, Failure, FailureKind, Id, IdKind, PodId, PodRequest, PodResources,
-    PodView, Refusal, Resources, Result,
+    ContainerId, ContainerRequest, ContainerView, During, Error, Id, IdKind, PodId, PodRequest, PodResources, PodView, Refusal, Resources,
+    Result,
 };
 use coracle_handler::{HandlerInfo, Handlers};
 use coracle_image::Store;
@@ -132,7 +133,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Takes over the pods that are there, sweeps what no pod claims, and is ready to serve.
+    /// Reads what is on record of the pods that are there, sweeps what no pod claims, and is ready to serve: the pods are
+    /// taken over meanwhile, each for itself.
     ///
     /// # Errors
     /// The state directory cannot be made or read.
@@ -152,8 +154,10 @@ impl Engine {
         warm_up(shared.node.capabilities);
         let pods = shared.layout.pods();
         DirBuilder::new().recursive(true).mode(0o711).create(&pods).during("making the state directory", pods.display())?;
-        recover_all(&shared).await?;
-        sweep(&shared).await;
+        let found = pod::Found::read(&shared)?;
+        // Before anything new is made, which it would take for leftovers.
+        sweep(&shared, found.claimed(&shared)).await;
+        found.take_over(&shared);
         let mark: Id<coracle_domain::PodKind> = shared.new_id()?;
         Ok(Self { shared, claims: Claims::default(), execs: AtomicU64::new(0), mark: mark.short().to_owned() })
     }
@@ -169,7 +173,7 @@ impl Engine {
     /// Refused if the handler is unknown, or if another pod, or a stopped one, has the name.
     pub async fn run_pod(&self, request: PodRequest) -> Result<PodId> {
         let claim = self.claims.claim(&request.metadata).await;
-        if let Some(pod) = self.shared.index.named(&request.metadata) {
+        if let Some(pod) = self.shared.index.named(&request.metadata).await {
             return retry::same_pod(&pod, &request);
         }
         let shared = Arc::clone(&self.shared);
@@ -202,13 +206,18 @@ impl Engine {
     ///
     /// # Errors
     /// Refused if there is none.
-    pub fn pod(&self, id: &str) -> Result<Arc<PodView>> {
-        Ok(self.shared.index.pod(id)?.view)
+    pub async fn pod(&self, id: &str) -> Result<Arc<PodView>> {
+        Ok(self.shared.index.pod(id).await?.view)
     }
 
     /// All pods, oldest first.
-    pub fn pods(&self) -> Vec<Arc<PodView>> {
-        self.shared.index.pods()
+    pub async fn pods(&self) -> Vec<Arc<PodView>> {
+        self.shared.index.pods().await
+    }
+
+    /// How many pods there are, for people.
+    pub fn known_pods(&self) -> usize {
+        self.shared.index.pods_now().len()
     }
 
     /// Makes a container in a pod. The same request again gets the container that it made.
@@ -216,7 +225,7 @@ impl Engine {
     /// # Errors
     /// Refused if the pod is absent or stopped, the image absent, or the request contradictory.
     pub async fn create_container(&self, pod: &str, request: ContainerRequest) -> Result<ContainerId> {
-        let entry = self.shared.index.pod(pod)?;
+        let entry = self.shared.index.pod(pod).await?;
         let answer = entry.owner.ask(|answer| Command::Create(Box::new(request), answer)).await;
         answer.unwrap_or_else(|| Err(Refusal::not_found("pod sandbox", pod).into()))
     }
@@ -234,7 +243,7 @@ impl Engine {
     /// # Errors
     /// It cannot be killed. An absent or ended container is success.
     pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<()> {
-        let Some((container, entry)) = absent_is_none(self.shared.index.container(id))? else { return Ok(()) };
+        let Some((container, entry)) = absent_is_none(self.shared.index.container(id).await)? else { return Ok(()) };
         if !grace.is_zero() {
             let asked = entry.owner.ask(|answer| Command::AskToEnd(container.id.clone(), answer)).await;
             let Some(mut news) = asked.transpose()? else { return Ok(()) };
@@ -267,13 +276,13 @@ impl Engine {
     ///
     /// # Errors
     /// Refused if there is none.
-    pub fn container(&self, id: &str) -> Result<Arc<ContainerView>> {
-        Ok(self.shared.index.container(id)?.0)
+    pub async fn container(&self, id: &str) -> Result<Arc<ContainerView>> {
+        Ok(self.shared.index.container(id).await?.0)
     }
 
     /// All containers, pod by pod.
-    pub fn containers(&self) -> Vec<Arc<ContainerView>> {
-        self.pods().iter().flat_map(|pod| pod.containers.iter().cloned()).collect()
+    pub async fn containers(&self) -> Vec<Arc<ContainerView>> {
+        self.pods().await.iter().flat_map(|pod| pod.containers.iter().cloned()).collect()
     }
 
     /// Changes a container's limits; what `change` does not set stays.
@@ -289,7 +298,7 @@ impl Engine {
     /// # Errors
     /// Refused if it is absent.
     pub async fn resize_pod(&self, id: &str, change: PodResources) -> Result<()> {
-        let entry = self.shared.index.pod(id)?;
+        let entry = self.shared.index.pod(id).await?;
         let answer = entry.owner.ask(|answer| Command::Resize(Box::new(change), answer)).await;
         answer.unwrap_or_else(|| Err(Refusal::not_found("pod sandbox", id).into()))
     }
@@ -321,7 +330,7 @@ impl Engine {
     }
 
     async fn tell_pod(&self, id: &str, command: impl FnOnce(tokio::sync::oneshot::Sender<Result<()>>) -> Command) -> Result<()> {
-        let Some(entry) = absent_is_none(self.shared.index.pod(id))? else { return Ok(()) };
+        let Some(entry) = absent_is_none(self.shared.index.pod(id).await)? else { return Ok(()) };
         entry.owner.ask(command).await.unwrap_or(Ok(()))
     }
 
@@ -330,7 +339,7 @@ impl Engine {
         id: &str,
         command: impl FnOnce(ContainerId, tokio::sync::oneshot::Sender<Result<()>>) -> Command,
     ) -> Result<()> {
-        let (container, entry): (_, Entry) = self.shared.index.container(id)?;
+        let (container, entry): (_, Entry) = self.shared.index.container(id).await?;
         let answer = entry.owner.ask(|answer| command(container.id.clone(), answer)).await;
         answer.unwrap_or_else(|| Err(Refusal::not_found("container", id).into()))
     }
@@ -362,31 +371,11 @@ fn warm_up(capabilities: u64) {
     });
 }
 
-/// Takes over every pod that has a directory, all at once.
-async fn recover_all(shared: &Arc<Shared>) -> Result<()> {
-    let pods = shared.layout.pods();
-    let entries = std::fs::read_dir(&pods).during("reading the state directory", pods.display())?;
-    let ids: Vec<PodId> = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    let recoveries: Vec<_> = ids.into_iter().map(|id| tokio::spawn(pod::recover(Arc::clone(shared), id))).collect();
-    for recovery in recoveries {
-        if let Err(error) = recovery.await {
-            let failure = Failure::new("taking over", "a pod", error).kind(FailureKind::Internal);
-            tracing::error!(error = %failure, "a pod was not taken over");
-        }
-    }
-    Ok(())
-}
-
 /// Removes what carries our names and belongs to no pod, rules among it. A failure costs room, not service.
-async fn sweep(shared: &Arc<Shared>) {
-    let pods = shared.index.pods();
-    let containers: HashSet<ContainerId> =
-        pods.iter().flat_map(|pod| pod.containers.iter().map(|container| container.id.clone())).collect();
-    let ids: HashSet<PodId> = pods.iter().map(|pod| pod.id.clone()).collect();
-    let links = pods.iter().map(|pod| coracle_network::host_link_name(&pod.id)).collect();
+async fn sweep(shared: &Arc<Shared>, claims: pod::Claimed) {
     let hierarchy = Arc::clone(&shared.hierarchy);
-    let swept = [shared.images.sweep_rootfs(&containers).await, shared.network.sweep(&links).await.map(drop)];
-    let cgroups = tokio::task::spawn_blocking(move || hierarchy.sweep(&ids)).await.unwrap_or_default();
+    let swept = [shared.images.sweep_rootfs(&claims.containers).await, shared.network.sweep(&claims.links).await.map(drop)];
+    let cgroups = tokio::task::spawn_blocking(move || hierarchy.sweep(&claims.pods)).await.unwrap_or_default();
     for error in swept.into_iter().filter_map(Result::err).chain(cgroups.failures) {
         tracing::warn!(%error, "leftovers could not be swept");
     }

@@ -195,6 +195,54 @@ mod tests {
         assert_eq!(PodRecord::load(&path).unwrap().resized, None);
     }
 
+    /// Written by the daemon of commit 7cd46381 (0.1.0), laid out for people and with other names for this machine's things.
+    const EARLIER: [(&str, &str); 3] = [
+        ("web", include_str!("records/0.1.0/web.json")),
+        ("agent", include_str!("records/0.1.0/agent.json")),
+        ("alone", include_str!("records/0.1.0/alone.json")),
+    ];
+
+    #[test]
+    fn records_of_an_earlier_daemon_are_read_and_nothing_is_lost_when_they_are_written_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("record.json");
+        for (name, text) in EARLIER {
+            fs::write(&path, text).unwrap();
+            let record = PodRecord::load(&path).unwrap();
+            assert_eq!(record.request.metadata.name, name);
+            record.save(&path).unwrap();
+            let (before, after): (serde_json::Value, serde_json::Value) = (serde_json::from_str(text).unwrap(), read(&path).unwrap());
+            assert!(keeps(&before, &after), "{name}: {before:#}\nbecame\n{after:#}");
+        }
+    }
+
+    /// Whether all that is in `before` is in `after` as well.
+    fn keeps(before: &serde_json::Value, after: &serde_json::Value) -> bool {
+        use serde_json::Value;
+        match (before, after) {
+            (Value::Object(before), Value::Object(after)) => {
+                before.iter().all(|(key, value)| keeps(value, after.get(key).unwrap_or(&Value::Null)))
+            }
+            (Value::Array(before), Value::Array(after)) => {
+                before.len() == after.len() && before.iter().zip(after).all(|(before, after)| keeps(before, after))
+            }
+            _ => before == after,
+        }
+    }
+
+    #[test]
+    fn what_earlier_records_tell_is_understood() {
+        let [web, agent, alone] = EARLIER.map(|(_, text)| {
+            let Versioned::V1(record) = serde_json::from_str::<Versioned<PodRecord>>(text).unwrap();
+            record
+        });
+        assert_eq!((web.phase, agent.phase, alone.phase), (PodPhase::Ready, PodPhase::Ready, PodPhase::Stopped));
+        assert_eq!((web.request.ports.len(), web.lease.is_some(), agent.lease.is_some()), (2, true, false));
+        let phases: Vec<_> = web.containers.iter().map(|container| container.is_running()).collect();
+        assert_eq!((phases, agent.containers[0].phase.clone()), (vec![false, true], ContainerPhase::Created));
+        assert!(alone.request.user_namespace.is_some() && agent.request.security.privileged);
+    }
+
     #[test]
     fn a_record_that_is_cut_off_or_of_another_version_is_an_error_that_names_the_file() {
         let directory = tempfile::tempdir().unwrap();

@@ -68,7 +68,7 @@ impl Engine {
     /// # Errors
     /// Refused if the container is absent or does not run.
     pub async fn exec(&self, id: &str, command: Vec<String>, wanted: WantedStreams) -> Result<Session<i32>> {
-        let (container, entry) = self.shared.index.container(id)?;
+        let (container, entry) = self.shared.index.container(id).await?;
         exec(&container, &entry.live, self.new_exec(command, wanted.terminal), wanted).await
     }
 
@@ -77,7 +77,7 @@ impl Engine {
     /// # Errors
     /// Refused if the container is absent or does not run.
     pub async fn attach(&self, id: &str, wanted: WantedStreams) -> Result<Session<()>> {
-        let (container, entry) = self.shared.index.container(id)?;
+        let (container, entry) = self.shared.index.container(id).await?;
         attach::attach(&container, &entry.live, wanted).await
     }
 
@@ -86,7 +86,7 @@ impl Engine {
     /// # Errors
     /// Refused if the pod is absent or not ready; fails if nobody listens there.
     pub async fn dial(&self, id: &str, port: u16) -> Result<OwnedFd> {
-        let pod = self.shared.index.pod(id)?.view;
+        let pod = self.shared.index.pod(id).await?.view;
         if pod.phase != PodPhase::Ready {
             return Err(Refusal::wrong_state(format!("pod sandbox {} is not ready", pod.id)).into());
         }
@@ -100,7 +100,7 @@ impl Engine {
     /// Resolves when the end of a pod begins that is ready now. Whoever holds a connection into it must then let go: its
     /// network, and with that its address, is there for as long as any socket in it.
     pub async fn pod_ends(&self, id: &str) {
-        match self.shared.index.pod(id) {
+        match self.shared.index.pod_now(id) {
             // An error means that the pod's owner dropped it: it is gone.
             Ok(entry) if entry.view.phase == PodPhase::Ready => drop(entry.live.ends.subscribe().wait_for(|ends| *ends).await),
             _ => pending().await,

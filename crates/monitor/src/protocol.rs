@@ -5,8 +5,20 @@
 //! the monitor [`Message`]s: one reply per call, in any order, and events as they happen. Several daemons may be
 //! connected at once, as during an upgrade; each gets all events.
 //!
-//! Monitors outlive daemons. Within a [`VERSION`] only optional fields (`#[serde(default)]`) and new calls may be
-//! added; a daemon that gets [`Fault`] with `ENOSYS` for a new call must manage without.
+//! Monitors outlive daemons, and a daemon may be replaced by an earlier one. So within a [`VERSION`]:
+//!
+//! - Only optional fields (`#[serde(default)]`) and new calls are added, and each addition makes a new [`REVISION`].
+//! - A monitor tells both numbers in [`Reply::Hello`]. A daemon may rely on what its table says for them, and manages
+//!   without the rest.
+//! - What a daemon does not know in an answer, and an event that it does not know, it passes over: daemons that know revision 1
+//!   do so. A monitor answers a call that it does not know with [`Fault`] and `ENOSYS`.
+//!
+//! | version | revision | what was added |
+//! |---|---|---|
+//! | 1 | 0 | Everything that is not below. Monitors of this revision do not tell it. |
+//! | 1 | 1 | [`Request::AwaitStart`]; `failed` in [`Reply::State`]; [`Answer`] and [`Reply::Ended`]; `lost` in [`ContainerState`]; [`Event::LogLost`] |
+//!
+//! Another version is another language: a daemon that speaks a new one must, for one release, speak the old one as well.
 
 use std::path::PathBuf;
 
@@ -15,6 +27,12 @@ use serde::{Deserialize, Serialize};
 
 /// The protocol's version, told in [`Reply::Hello`].
 pub const VERSION: u32 = 1;
+
+/// How often something was added to the version, told in [`Reply::Hello`].
+pub const REVISION: u32 = 1;
+
+/// The first revision whose monitors know how a start ended that nobody waited for.
+pub const REMEMBERS_STARTS: u32 = 1;
 
 /// The longest frame: above CRI's own bound of 16 MiB on a message, with room for JSON.
 pub const MAX_FRAME: usize = 64 << 20;
@@ -36,8 +54,15 @@ pub enum Request {
     /// Make and pin the pod's namespaces, and move into them. Done once, before anything else; the same again changes
     /// nothing, anything else is EALREADY. → [`Reply::Done`].
     Prepare(Prepare),
-    /// Start a container. → [`Reply::Started`] once its program was executed; EEXIST for an id that is not forgotten.
+    /// Start a container. → [`Reply::Started`] once its program was executed; EEXIST for an id that was started and is not
+    /// forgotten.
     Start(Start),
+    /// Wait for the end of a start for which this or another daemon asked. → What [`Request::Start`] was or will be
+    /// answered with; ESRCH if nobody asked for one.
+    AwaitStart {
+        /// Whose.
+        container: String,
+    },
     /// Run a program in a running container. Descriptors: standard input, output and error, in this order. A program
     /// with a terminal has that for all three: then the first is a socket that keeps messages apart, over which the
     /// terminal's master side comes with a message of one byte before the reply, and the others are not used.
@@ -222,6 +247,9 @@ pub enum Reply {
     Hello {
         /// Its [`VERSION`].
         version: u32,
+        /// Its [`REVISION`].
+        #[serde(default)]
+        revision: u32,
         /// Its process id.
         pid: i32,
     },
@@ -241,8 +269,12 @@ pub enum Reply {
     },
     /// What the monitor knows.
     State {
-        /// Every container it was told to start and not to forget.
+        /// Every container it was told to start and not to forget, but for those below.
         containers: Vec<ContainerState>,
+        /// Those that could not be started. They are kept apart, because daemons that do not know of them would take them
+        /// for containers that live.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        failed: Vec<FailedStart>,
     },
     /// It could not be done.
     Failed(Fault),
@@ -295,6 +327,15 @@ pub struct LogLoss {
     pub errno: i32,
 }
 
+/// A container whose program was not executed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedStart {
+    /// Its id.
+    pub container: String,
+    /// Why.
+    pub fault: Fault,
+}
+
 /// How a first process ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitRecord {
@@ -332,4 +373,56 @@ pub enum Event {
         /// Its exit status, or 128 and the number of the signal that killed it.
         code: i32,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_monitors_of_revision_0_say_is_understood() {
+        let hello: Message = serde_json::from_str(r#"{"Reply":{"id":1,"reply":{"Hello":{"version":1,"pid":7}}}}"#).unwrap();
+        assert_eq!(hello, Message::Reply { id: 1, reply: Reply::Hello { version: 1, revision: 0, pid: 7 } });
+        let state = r#"{"Reply":{"id":2,"reply":{"State":{"containers":[{"container":"a","pid":8,"started_at":9,"exit":null}]}}}}"#;
+        let Message::Reply { reply: Reply::State { containers, failed }, .. } = serde_json::from_str(state).unwrap() else {
+            panic!("a state is a reply")
+        };
+        assert_eq!((containers.len(), containers[0].dropped, failed.len()), (1, 0, 0));
+    }
+
+    #[test]
+    fn what_was_said_to_monitors_of_revision_0_is_said_in_the_same_words() {
+        let start = Start {
+            container: "a".to_owned(),
+            plan: "/p".into(),
+            exit: "/e".into(),
+            log: None,
+            stdin: false,
+            oom: Some(OomSource { path: "/o".into(), key: "oom_kill".to_owned() }),
+        };
+        let words = [
+            (Request::Hello, r#""Hello""#),
+            (Request::State, r#""State""#),
+            (Request::Shutdown, r#""Shutdown""#),
+            (
+                Request::Start(start),
+                r#"{"Start":{"container":"a","plan":"/p","exit":"/e","log":null,"stdin":false,"oom":{"path":"/o","key":"oom_kill"}}}"#,
+            ),
+            (
+                Request::Signal { target: Target::Container("a".to_owned()), signal: 15 },
+                r#"{"Signal":{"target":{"Container":"a"},"signal":15}}"#,
+            ),
+            (Request::ReopenLog { container: "a".to_owned() }, r#"{"ReopenLog":{"container":"a"}}"#),
+            (Request::Forget { container: "a".to_owned() }, r#"{"Forget":{"container":"a"}}"#),
+        ];
+        for (request, text) in words {
+            assert_eq!(serde_json::to_string(&request).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn what_later_monitors_add_to_an_answer_is_passed_over() {
+        let later = r#"{"Reply":{"id":1,"reply":{"Hello":{"version":1,"revision":900,"pid":7,"mood":"good"}}}}"#;
+        assert!(matches!(serde_json::from_str(later), Ok(Message::Reply { reply: Reply::Hello { revision: 900, .. }, .. })));
+    }
 }

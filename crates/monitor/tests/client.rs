@@ -48,7 +48,7 @@ async fn a_daemon_commands_a_monitor_and_outlives_it() {
     spawn(&program, &pod).await.unwrap();
     let (monitor, mut events) = Monitor::connect(&pod).await.unwrap();
     let _guard = KilledAtTheEnd(monitor.pid());
-    assert_eq!(monitor.version(), VERSION);
+    assert_eq!(monitor.revision(), REVISION);
     let exe = format!("/proc/{}/exe", monitor.pid());
     let held = rustix::fs::open(exe, rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
 
@@ -99,9 +99,23 @@ async fn a_daemon_commands_a_monitor_and_outlives_it() {
 
     let another = tokio::spawn({
         let monitor = monitor.clone();
-        async move { monitor.state().await.unwrap().len() }
+        async move { monitor.state().await.unwrap().containers.len() }
     });
     assert_eq!(another.await.unwrap(), 1);
+    // Who did not ask for a start can hear of its end, and so can who comes when that is long told.
+    assert_eq!(monitor.await_start("one").await.unwrap(), started);
+    assert_eq!(failure(monitor.await_start("none").await).stage, "finding the started container");
+    let mut broken = plan.clone();
+    broken.steps.push(bind(&pod.join("absent"), "/absent"));
+    let refused = failure(monitor.start(start("broken", &broken)).await);
+    let (second, _events) = Monitor::connect(&pod).await.unwrap();
+    let remembered = second.state().await.unwrap();
+    assert_eq!(remembered.containers.len(), 1);
+    assert_eq!(remembered.failed["broken"].to_string(), refused.to_string());
+    assert_eq!(failure(second.await_start("broken").await).to_string(), refused.to_string());
+    second.forget("broken").await.unwrap();
+    assert!(second.state().await.unwrap().failed.is_empty());
+
     monitor.signal(Target::Container("one".to_owned()), 9).await.unwrap();
     let event = tokio::time::timeout(Duration::from_secs(20), events.recv()).await.unwrap().unwrap();
     assert!(matches!(event, Event::Exited { container, exit } if container == "one" && exit.code == 137));

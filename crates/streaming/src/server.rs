@@ -119,19 +119,24 @@ impl<B: Backend> Server<B> {
         self.urls.clone()
     }
 
-    /// Serves until dropped, and with it every session.
-    pub async fn serve(self) -> Infallible {
+    /// Serves until it is told to end, and then until the last session has ended. Dropping it ends all of them.
+    pub async fn serve(self, told_to_end: impl Future<Output = ()> + Send) {
         let strangers = Arc::new(Semaphore::new(MOST_STRANGERS));
         let server = Arc::new(self);
         let mut connections = JoinSet::new();
+        tokio::pin!(told_to_end);
         loop {
             tokio::select! {
                 (connection, stranger) = server.accept(&strangers) => {
                     connections.spawn(server.clone().greet(connection, stranger));
                 }
                 Some(_) = connections.join_next() => {}
+                () = &mut told_to_end => break,
             }
         }
+        // Newcomers are turned away at once; the sessions still hold the listener.
+        let _ = rustix::net::shutdown(&server.listener, rustix::net::Shutdown::Both);
+        while connections.join_next().await.is_some() {}
     }
 
     async fn accept(&self, strangers: &Arc<Semaphore>) -> (TcpStream, Option<OwnedSemaphorePermit>) {

@@ -20,7 +20,7 @@ async fn serve(settings: Settings) -> (Urls, SocketAddr, Program) {
     let (process, program) = program();
     let server = Server::bind(settings, Fake { process: Mutex::new(Some(process)), ..Fake::default() }).await.unwrap();
     let (urls, address) = (server.urls(), server.listener.local_addr().unwrap());
-    tokio::spawn(server.serve());
+    tokio::spawn(server.serve(std::future::pending()));
     (urls, address, program)
 }
 

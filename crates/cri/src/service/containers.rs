@@ -14,7 +14,7 @@ const EXEC_FRAME: usize = 64;
 
 pub(super) async fn create(engine: &Engine, request: &v1::CreateContainerRequest) -> Result<ContainerId> {
     let container = container::parse(request)?;
-    let pod = engine.pod(id("pod_sandbox_id", &request.pod_sandbox_id)?)?;
+    let pod = engine.pod(id("pod_sandbox_id", &request.pod_sandbox_id)?).await?;
     container::fits(request, &container, &pod.request)?;
     engine.create_container(pod.id.as_str(), container).await
 }
@@ -41,18 +41,18 @@ pub(super) async fn remove(engine: &Engine, request: &v1::RemoveContainerRequest
     Ok(v1::RemoveContainerResponse {})
 }
 
-pub(super) fn status(engine: &Engine, request: &v1::ContainerStatusRequest) -> Result<v1::ContainerStatusResponse> {
-    let view = engine.container(id("container_id", &request.container_id)?)?;
+pub(super) async fn status(engine: &Engine, request: &v1::ContainerStatusRequest) -> Result<v1::ContainerStatusResponse> {
+    let view = engine.container(id("container_id", &request.container_id)?).await?;
     let info = if request.verbose { engine.inspect_container(&view.id) } else { Default::default() };
     Ok(v1::ContainerStatusResponse { status: Some(container_status::status(&view)), info })
 }
 
-pub(super) fn list(engine: &Engine, filter: Option<v1::ContainerFilter>) -> Result<Vec<v1::Container>> {
-    Ok(admitted(engine, &ContainerFilter::parse(filter)?).iter().map(|view| container_status::item(view)).collect())
+pub(super) async fn list(engine: &Engine, filter: Option<v1::ContainerFilter>) -> Result<Vec<v1::Container>> {
+    Ok(admitted(engine, &ContainerFilter::parse(filter)?).await.iter().map(|view| container_status::item(view)).collect())
 }
 
-fn admitted(engine: &Engine, filter: &ContainerFilter) -> Vec<Arc<ContainerView>> {
-    let mut containers = engine.containers();
+async fn admitted(engine: &Engine, filter: &ContainerFilter) -> Vec<Arc<ContainerView>> {
+    let mut containers = engine.containers().await;
     containers.retain(|view| filter.admits(view));
     containers
 }
@@ -62,7 +62,7 @@ pub(super) async fn update(engine: &Engine, request: &v1::UpdateContainerResourc
     let container = id("container_id", &request.container_id)?;
     match &request.linux {
         Some(linux) => engine.update_container(container, resources::parse("linux", linux)?).await?,
-        None => drop(engine.container(container)?),
+        None => drop(engine.container(container).await?),
     }
     Ok(v1::UpdateContainerResourcesResponse {})
 }
@@ -94,14 +94,14 @@ fn fit(mut stdout: Vec<u8>, mut stderr: Vec<u8>, room: usize) -> (Vec<u8>, Vec<u
 
 /// One container's sample; of one that does not run, its name alone.
 pub(super) async fn stats(engine: &Engine, request: &v1::ContainerStatsRequest) -> Result<v1::ContainerStatsResponse> {
-    let view = engine.container(id("container_id", &request.container_id)?)?;
+    let view = engine.container(id("container_id", &request.container_id)?).await?;
     let unmeasured = v1::ContainerStats { attributes: Some(container_status::attributes(&view)), ..Default::default() };
     let sample = engine.container_stats(vec![view]).await.first().map(stats::container);
     Ok(v1::ContainerStatsResponse { stats: Some(sample.unwrap_or(unmeasured)) })
 }
 
 pub(super) async fn list_stats(engine: &Engine, filter: Option<v1::ContainerStatsFilter>) -> Result<Vec<v1::ContainerStats>> {
-    let samples = engine.container_stats(admitted(engine, &ContainerFilter::of_stats(filter))).await;
+    let samples = engine.container_stats(admitted(engine, &ContainerFilter::of_stats(filter)).await).await;
     Ok(samples.iter().map(stats::container).collect())
 }
 

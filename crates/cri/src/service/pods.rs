@@ -30,8 +30,8 @@ pub(super) async fn remove(engine: &Engine, request: &v1::RemovePodSandboxReques
     Ok(v1::RemovePodSandboxResponse {})
 }
 
-pub(super) fn status(engine: &Engine, request: &v1::PodSandboxStatusRequest) -> Result<v1::PodSandboxStatusResponse> {
-    let view = engine.pod(id("pod_sandbox_id", &request.pod_sandbox_id)?)?;
+pub(super) async fn status(engine: &Engine, request: &v1::PodSandboxStatusRequest) -> Result<v1::PodSandboxStatusResponse> {
+    let view = engine.pod(id("pod_sandbox_id", &request.pod_sandbox_id)?).await?;
     Ok(v1::PodSandboxStatusResponse {
         status: Some(pod::status(&view)),
         info: if request.verbose { engine.inspect_pod(&view.id) } else { Default::default() },
@@ -46,26 +46,26 @@ fn now() -> i64 {
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
-pub(super) fn list(engine: &Engine, filter: Option<v1::PodSandboxFilter>) -> Result<Vec<v1::PodSandbox>> {
-    Ok(admitted(engine, &PodFilter::parse(filter)?).iter().map(|view| pod::item(view)).collect())
+pub(super) async fn list(engine: &Engine, filter: Option<v1::PodSandboxFilter>) -> Result<Vec<v1::PodSandbox>> {
+    Ok(admitted(engine, &PodFilter::parse(filter)?).await.iter().map(|view| pod::item(view)).collect())
 }
 
-fn admitted(engine: &Engine, filter: &PodFilter) -> Vec<Arc<PodView>> {
-    let mut pods = engine.pods();
+async fn admitted(engine: &Engine, filter: &PodFilter) -> Vec<Arc<PodView>> {
+    let mut pods = engine.pods().await;
     pods.retain(|view| filter.admits(view));
     pods
 }
 
 /// One pod's sample; of a pod that is not ready, its name alone.
 pub(super) async fn stats(engine: &Engine, request: &v1::PodSandboxStatsRequest) -> Result<v1::PodSandboxStatsResponse> {
-    let view = engine.pod(id("pod_sandbox_id", &request.pod_sandbox_id)?)?;
+    let view = engine.pod(id("pod_sandbox_id", &request.pod_sandbox_id)?).await?;
     let unmeasured = v1::PodSandboxStats { attributes: Some(pod::attributes(&view)), ..Default::default() };
     let sample = engine.pod_stats(vec![view]).await.first().map(stats::pod);
     Ok(v1::PodSandboxStatsResponse { stats: Some(sample.unwrap_or(unmeasured)) })
 }
 
 pub(super) async fn list_stats(engine: &Engine, filter: Option<v1::PodSandboxStatsFilter>) -> Result<Vec<v1::PodSandboxStats>> {
-    let samples = engine.pod_stats(admitted(engine, &PodFilter::of_stats(filter))).await;
+    let samples = engine.pod_stats(admitted(engine, &PodFilter::of_stats(filter)).await).await;
     Ok(samples.iter().map(stats::pod).collect())
 }
 
@@ -79,6 +79,6 @@ pub(super) async fn resize(
 
 /// The metrics of all pods that are ready, and of their containers that run.
 pub(super) async fn list_metrics(engine: &Engine) -> Vec<v1::PodSandboxMetrics> {
-    let samples = engine.pod_metrics(admitted(engine, &PodFilter::of_stats(None))).await;
+    let samples = engine.pod_metrics(admitted(engine, &PodFilter::of_stats(None)).await).await;
     samples.iter().map(metrics::pod).collect()
 }

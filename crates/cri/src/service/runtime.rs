@@ -49,18 +49,18 @@ impl RuntimeService for Runtime {
 
     async fn pod_sandbox_status(&self, request: Request<v1::PodSandboxStatusRequest>) -> Answer<v1::PodSandboxStatusResponse> {
         let request = request.into_inner();
-        Call::of("PodSandboxStatus", &request.pod_sandbox_id).read(pods::status(&self.engine, &request))
+        Call::of("PodSandboxStatus", &request.pod_sandbox_id).read(pods::status(&self.engine, &request).await)
     }
 
     async fn list_pod_sandbox(&self, request: Request<v1::ListPodSandboxRequest>) -> Answer<v1::ListPodSandboxResponse> {
-        let items = pods::list(&self.engine, request.into_inner().filter);
+        let items = pods::list(&self.engine, request.into_inner().filter).await;
         Call::of("ListPodSandbox", "").read(items.map(|items| v1::ListPodSandboxResponse { items }))
     }
 
     type StreamPodSandboxesStream = Batches<v1::StreamPodSandboxesResponse>;
 
     async fn stream_pod_sandboxes(&self, request: Request<v1::StreamPodSandboxesRequest>) -> Answer<Self::StreamPodSandboxesStream> {
-        let items = pods::list(&self.engine, request.into_inner().filter);
+        let items = pods::list(&self.engine, request.into_inner().filter).await;
         let response = |pod_sandboxes| v1::StreamPodSandboxesResponse { pod_sandboxes };
         Call::of("StreamPodSandboxes", "").read(items.map(|items| batches(items, response)))
     }
@@ -87,21 +87,21 @@ impl RuntimeService for Runtime {
     }
 
     async fn list_containers(&self, request: Request<v1::ListContainersRequest>) -> Answer<v1::ListContainersResponse> {
-        let items = containers::list(&self.engine, request.into_inner().filter);
+        let items = containers::list(&self.engine, request.into_inner().filter).await;
         Call::of("ListContainers", "").read(items.map(|containers| v1::ListContainersResponse { containers }))
     }
 
     type StreamContainersStream = Batches<v1::StreamContainersResponse>;
 
     async fn stream_containers(&self, request: Request<v1::StreamContainersRequest>) -> Answer<Self::StreamContainersStream> {
-        let items = containers::list(&self.engine, request.into_inner().filter);
+        let items = containers::list(&self.engine, request.into_inner().filter).await;
         let response = |containers| v1::StreamContainersResponse { containers };
         Call::of("StreamContainers", "").read(items.map(|items| batches(items, response)))
     }
 
     async fn container_status(&self, request: Request<v1::ContainerStatusRequest>) -> Answer<v1::ContainerStatusResponse> {
         let request = request.into_inner();
-        Call::of("ContainerStatus", &request.container_id).read(containers::status(&self.engine, &request))
+        Call::of("ContainerStatus", &request.container_id).read(containers::status(&self.engine, &request).await)
     }
 
     async fn update_container_resources(
@@ -124,17 +124,17 @@ impl RuntimeService for Runtime {
 
     async fn exec(&self, request: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {
         let request = request.into_inner();
-        Call::of("Exec", &request.container_id).read(sessions::exec(&self.engine, &self.urls, &request))
+        Call::of("Exec", &request.container_id).read(sessions::exec(&self.engine, &self.urls, &request).await)
     }
 
     async fn attach(&self, request: Request<v1::AttachRequest>) -> Answer<v1::AttachResponse> {
         let request = request.into_inner();
-        Call::of("Attach", &request.container_id).read(sessions::attach(&self.engine, &self.urls, &request))
+        Call::of("Attach", &request.container_id).read(sessions::attach(&self.engine, &self.urls, &request).await)
     }
 
     async fn port_forward(&self, request: Request<v1::PortForwardRequest>) -> Answer<v1::PortForwardResponse> {
         let request = request.into_inner();
-        Call::of("PortForward", &request.pod_sandbox_id).read(sessions::port_forward(&self.engine, &self.urls, &request))
+        Call::of("PortForward", &request.pod_sandbox_id).read(sessions::port_forward(&self.engine, &self.urls, &request).await)
     }
 
     async fn container_stats(&self, request: Request<v1::ContainerStatsRequest>) -> Answer<v1::ContainerStatsResponse> {

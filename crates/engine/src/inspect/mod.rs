@@ -38,7 +38,7 @@ pub(crate) fn runtime(shared: &Shared) -> BTreeMap<String, String> {
 
 /// A pod: the process that lives in its namespaces, where these are pinned, and the request it was made from.
 fn pod(shared: &Shared, id: &PodId) -> BTreeMap<String, String> {
-    let Ok(entry) = shared.index.pod(id.as_str()) else { return BTreeMap::new() };
+    let Ok(entry) = shared.index.pod_now(id.as_str()) else { return BTreeMap::new() };
     let directory = shared.layout.pod(id);
     let is_ready = entry.view.phase == PodPhase::Ready;
     let info = json!({
@@ -62,7 +62,7 @@ fn namespaces(directory: &PodDirectory) -> Vec<Value> {
 
 /// A container: its process, the request it was made from, and what became of it: OCI runtime spec and Plan.
 fn container(shared: &Shared, id: &ContainerId) -> BTreeMap<String, String> {
-    let Ok((view, _)) = shared.index.container(id.as_str()) else { return BTreeMap::new() };
+    let Ok((view, _)) = shared.index.container_now(id.as_str()) else { return BTreeMap::new() };
     let directory = shared.layout.pod(&view.pod).container(id);
     let pid = match view.phase {
         ContainerPhase::Running { pid, .. } => Some(pid),

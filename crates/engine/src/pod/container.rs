@@ -9,6 +9,7 @@ use coracle_domain::{
     ContainerId, ContainerPhase, ContainerRequest, During, Error, Exit, ExitCode, PidMode, PodPhase, Refusal, Resources, Result,
 };
 use coracle_image::Image;
+use coracle_monitor::client::Started;
 use coracle_monitor::protocol::{OomSource, Start};
 use coracle_spec::{ImageDefaults, signal_number};
 use rustix::fs::OFlags;
@@ -81,16 +82,32 @@ impl Owner {
         if container.phase != ContainerPhase::Created {
             return Err(Refusal::wrong_state(format!("container {id} was started before")).into());
         }
+        let work = async {
+            match self.starting.contains(id) {
+                true => self.monitor()?.await_start(id.as_str()).await,
+                false => self.monitor()?.start(self.start_of(id, container)).await,
+            }
+        };
+        let outcome = within(SET_UP, "starting container", id.as_str(), work).await;
+        self.starting.remove(id);
+        self.note_start(id, outcome).await
+    }
+
+    fn start_of(&self, id: &ContainerId, container: &ContainerRecord) -> Start {
         let directory = self.directory.container(id);
-        let start = Start {
+        Start {
             container: id.to_string(),
             plan: directory.plan(),
             exit: directory.exit(),
             log: container.log_path.clone(),
             stdin: container.request.stdin,
             oom: self.oom_source(id),
-        };
-        match within(SET_UP, "starting container", id.as_str(), self.monitor()?.start(start)).await {
+        }
+    }
+
+    /// Takes note of how a start ended, and passes that on.
+    pub(super) async fn note_start(&mut self, id: &ContainerId, outcome: Result<Started>) -> Result<()> {
+        match outcome {
             Ok(started) => {
                 let container = self.container_mut(id)?;
                 container.phase = ContainerPhase::Running { pid: started.pid, started_at: started.at };
@@ -105,7 +122,7 @@ impl Owner {
     }
 
     /// A container that could not start has ended, and there is no exit status to tell of.
-    async fn note_failed_start(&mut self, id: &ContainerId, error: &Error) {
+    pub(super) async fn note_failed_start(&mut self, id: &ContainerId, error: &Error) {
         let exit = Exit { code: ExitCode::Unknown, at: clock::now(), oom_killed: false };
         self.note_end(id, None, exit, error.to_string()).await;
     }

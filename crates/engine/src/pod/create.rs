@@ -32,7 +32,7 @@ fn new_id(shared: &Shared) -> Result<PodId> {
     let mut id = shared.new_id()?;
     let Some(selinux) = &shared.node.selinux else { return Ok(id) };
     let level = |id: &PodId| selinux.level(id, &SecurityContext::default());
-    let taken: HashSet<_> = shared.index.pods().iter().map(|pod| level(&pod.id)).collect();
+    let taken: HashSet<_> = shared.index.pods_now().iter().map(|pod| level(&pod.id)).collect();
     for _ in 0..ATTEMPTS_AT_A_LEVEL {
         if !taken.contains(&level(&id)) {
             break;

@@ -49,10 +49,20 @@ impl Owner {
             return Ok(());
         }
         self.kill(id).await?;
+        self.end_start(id).await?;
         self.wait_until_ended(Some(id)).await?;
         self.discard_container(id).await?;
         self.record.containers.retain(|container| &container.id != id);
         self.note();
+        Ok(())
+    }
+
+    /// Waits for the end of a start for which a former daemon asked, and whose process was killed.
+    async fn end_start(&mut self, id: &ContainerId) -> Result<()> {
+        let Some(monitor) = self.monitor.clone().filter(|_| self.starting.contains(id)) else { return Ok(()) };
+        let outcome = async { Ok(monitor.await_start(id.as_str()).await) };
+        let outcome = within(DEATH, "ending the start of container", id.as_str(), outcome).await?;
+        self.conclude_start(id, outcome).await;
         Ok(())
     }
 
@@ -61,6 +71,7 @@ impl Owner {
         let mut faults = Faults::default();
         self.containers.remove(id);
         self.asked_to_end.remove(id);
+        self.starting.remove(id);
         let subject = Subject::of(&self.record);
         faults.note(cgroups::remove_container(&self.shared.hierarchy, &subject.location(&self.shared.hierarchy, id)).await);
         if let Some(monitor) = &self.monitor {

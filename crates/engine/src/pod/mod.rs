@@ -22,13 +22,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use coracle_domain::{ContainerId, ContainerRequest, Error, Failure, PodId, PodPhase, PodResources, PodView, Resources, Result};
-use coracle_monitor::client::Monitor;
+use coracle_monitor::client::{Monitor, Started};
 use coracle_monitor::protocol::Event;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::warn;
 
 pub(crate) use create::create;
-pub(crate) use recover::recover;
+pub(crate) use recover::{Claimed, Found};
 
 use crate::Shared;
 use crate::index::Entry;
@@ -49,6 +49,8 @@ pub(crate) enum Command {
     Create(Box<ContainerRequest>, Answer<ContainerId>),
     /// Start it.
     Start(ContainerId, Answer<()>),
+    /// Take note of how its start ended, for which a former daemon asked.
+    ConcludeStart(ContainerId, Result<Started>),
     /// Send its stop signal, unless it was sent before; answers with the news of its end.
     AskToEnd(ContainerId, Answer<watch::Receiver<bool>>),
     /// Kill all its processes; answers at once with the news of its end.
@@ -86,6 +88,12 @@ impl Handle {
         self.0.send(command(answer)).await.ok()?;
         answered.await.ok()
     }
+
+    /// Puts a command into the inbox that has no answer.
+    async fn tell(&self, command: Command) {
+        // Without an owner there is nothing to tell.
+        let _ = self.0.send(command).await;
+    }
 }
 
 /// The state that only the owner's task touches.
@@ -98,6 +106,8 @@ pub(crate) struct Owner {
     events: Option<mpsc::UnboundedReceiver<Event>>,
     containers: HashMap<ContainerId, Arc<LiveContainer>>,
     meter: Option<Arc<Meter>>,
+    /// The containers that are being started since before this daemon's time.
+    starting: HashSet<ContainerId>,
     /// Told to those who hold connections into the pod, when its end begins.
     ends: Arc<watch::Sender<bool>>,
     /// The containers whose stop signal was sent.
@@ -123,6 +133,7 @@ impl Owner {
             monitor: None,
             events: None,
             containers: HashMap::new(),
+            starting: HashSet::new(),
             ends: Arc::default(),
             asked_to_end: HashSet::new(),
             inbox,
@@ -152,6 +163,7 @@ impl Owner {
         match command {
             Command::Create(request, answer) => reply(answer, self.create_container(*request).await),
             Command::Start(id, answer) => reply(answer, self.start_container(&id).await),
+            Command::ConcludeStart(id, outcome) => self.conclude_start(&id, outcome).await,
             Command::AskToEnd(id, answer) => reply(answer, self.ask_to_end(&id).await),
             Command::Kill(id, answer) => reply(answer, self.kill(&id).await),
             Command::RemoveContainer(id, answer) => reply(answer, self.remove_container(&id).await),

@@ -1,36 +1,129 @@
 //! What a daemon does with the pods it finds at its start.
 //!
-//! A pod's monitor went on reaping and writing logs while no daemon was there. So a pod that was ready is ready
-//! again as soon as its monitor has told what happened; a pod that was being made, or being torn down, is torn
-//! down; a pod whose monitor is gone has ended. What cannot be read costs only its own pod.
+//! First it reads what is on record, so that nothing that is somebody's is given away or swept. Then it serves, and takes
+//! over each pod for itself: a pod's monitor went on reaping and writing logs while no daemon was there, so a pod that was
+//! ready is ready again as soon as its monitor has told what happened. A pod that was being made, or being torn down, is
+//! torn down; a pod whose monitor is gone has ended. What cannot be read costs only its own pod. Calls about a pod wait until
+//! it is taken over (`recoveries`).
+//!
+//! A start that is under way is not waited for: the monitor knows who asks for its outcome, and remembers a failure.
 
+use std::collections::HashSet;
+use std::fs;
 use std::sync::Arc;
-use std::time::Duration;
 
 use coracle_cgroup::Cgroup;
-use coracle_domain::{ContainerId, ContainerPhase, PodId, PodPhase, Result};
-use coracle_monitor::client::Monitor;
+use coracle_domain::{ContainerId, ContainerPhase, During, PodId, PodPhase, Result};
+use coracle_monitor::client::{Monitor, Started, State};
 use coracle_monitor::protocol::ContainerState;
-use coracle_plan::{Plan, Process};
+use coracle_plan::Process;
+use serde::Deserialize;
 use tracing::{info, warn};
 
-use super::Owner;
 use super::events::lost_output;
 use super::teardown::{Subject, Teardown, containers_in};
+use super::{Command, Owner};
 use crate::Shared;
-use crate::deadline::{ANSWER, within};
+use crate::deadline::{ANSWER, SET_UP, within};
 use crate::leaf;
 use crate::live::LiveContainer;
 use crate::record::{self, PodRecord};
+use crate::recoveries::Recovery;
 
-/// Takes over one pod, or finishes its end.
-pub(crate) async fn recover(shared: Arc<Shared>, id: PodId) {
-    let directory = shared.layout.pod(&id);
-    match PodRecord::load(&directory.record()) {
-        Ok(record) if record.id == id => take_over(shared, record).await,
-        Ok(_) => discard(&shared, id, "its record names another pod").await,
-        Err(error) => discard(&shared, id, &error.to_string()).await,
+/// The pods that a daemon found, and who of them is still to be taken over.
+#[derive(Debug)]
+pub(crate) struct Found(Vec<(PodId, Recovery, Finding)>);
+
+/// What is on record of a pod.
+#[derive(Debug)]
+enum Finding {
+    /// It was made.
+    Made(Box<Owner>),
+    /// It was being made.
+    HalfMade(Subject),
+    /// Nothing reliable, because of this.
+    Unreadable(String),
+}
+
+/// What belongs to pods that were found, whatever becomes of them.
+#[derive(Debug, Default)]
+pub(crate) struct Claimed {
+    pub(crate) pods: HashSet<PodId>,
+    /// The names of their links on the node. The address of a pod without a readable record could be given away, so its link goes
+    /// at once.
+    pub(crate) links: HashSet<String>,
+    pub(crate) containers: HashSet<ContainerId>,
+}
+
+impl Found {
+    /// Reads the records of all pods that have a directory, and publishes what they say. Addresses and ports on record are
+    /// nobody else's from now on.
+    pub(crate) fn read(shared: &Arc<Shared>) -> Result<Self> {
+        let pods = shared.layout.pods();
+        let entries = fs::read_dir(&pods).during("reading the state directory", pods.display())?;
+        let ids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<PodId>().ok());
+        let found = ids.map(|id| {
+            let recovery = shared.index.recoveries().begin(&id);
+            let finding = find(shared, &id);
+            (id, recovery, finding)
+        });
+        Ok(Self(found.collect()))
     }
+
+    /// What a sweep is to spare. Leftovers in the pods that were found are removed as these are taken over.
+    pub(crate) fn claimed(&self, shared: &Shared) -> Claimed {
+        let mut claimed = Claimed::default();
+        for (id, _, finding) in &self.0 {
+            claimed.pods.insert(id.clone());
+            claimed.containers.extend(containers_in(&shared.layout.pod(id)));
+            if !matches!(finding, Finding::Unreadable(_)) {
+                claimed.links.insert(coracle_network::host_link_name(id));
+            }
+            if let Finding::Made(owner) = finding {
+                claimed.containers.extend(owner.record.containers.iter().map(|container| container.id.clone()));
+            }
+        }
+        claimed
+    }
+
+    /// Takes over every pod, all at once, while others do other things.
+    pub(crate) fn take_over(self, shared: &Arc<Shared>) {
+        for (id, recovery, finding) in self.0 {
+            let shared = Arc::clone(shared);
+            tokio::spawn(async move {
+                match finding {
+                    Finding::Made(mut owner) => {
+                        owner.take_over().await;
+                        drop(recovery);
+                        owner.run().await;
+                    }
+                    Finding::HalfMade(subject) => {
+                        info!(pod = id.short(), "a pod that was being made is torn down");
+                        Teardown::new(&shared, subject).to_the_end(&shared).await;
+                    }
+                    Finding::Unreadable(reason) => discard(&shared, id, &reason).await,
+                }
+            });
+        }
+    }
+}
+
+fn find(shared: &Arc<Shared>, id: &PodId) -> Finding {
+    let record = match PodRecord::load(&shared.layout.pod(id).record()) {
+        Ok(record) if &record.id == id => record,
+        Ok(_) => return Finding::Unreadable("its record names another pod".to_owned()),
+        Err(error) => return Finding::Unreadable(error.to_string()),
+    };
+    if let Some(lease) = &record.lease {
+        shared.network.adopt(lease);
+    }
+    if record.phase == PodPhase::Creating {
+        return Finding::HalfMade(Subject::of(&record));
+    }
+    let owner = Owner::new(Arc::clone(shared), record);
+    owner.adopt_ports();
+    owner.publish();
+    Finding::Made(Box::new(owner))
 }
 
 /// Tears down a pod of which nothing reliable is known; its record is kept aside for whoever wants to know.
@@ -46,37 +139,15 @@ async fn discard(shared: &Arc<Shared>, id: PodId, reason: &str) {
     Teardown::new(shared, Subject::found(id)).to_the_end(shared).await;
 }
 
-async fn take_over(shared: Arc<Shared>, record: PodRecord) {
-    let mut owner = Owner::new(shared, record);
-    match owner.record.phase {
-        PodPhase::Creating => {
-            info!(pod = owner.id().short(), "a pod that was being made is torn down");
-            return Teardown::new(&owner.shared, Subject::of(&owner.record)).to_the_end(&owner.shared).await;
-        }
-        PodPhase::Ready => {
-            if let Err(error) = owner.reconnect().await {
-                warn!(pod = owner.id().short(), %error, "the pod's monitor is gone; ending the pod");
-                owner.finish_stop().await;
-            }
-        }
-        PodPhase::Stopped => {
-            if owner.record.lease.is_some() || owner.record.monitor.is_some() {
-                owner.finish_stop().await;
-            }
-        }
-    }
-    owner.serve();
+/// What execs need of a [`coracle_plan::Plan`].
+#[derive(Debug, Deserialize)]
+struct PlanOfExecs {
+    process: Process,
 }
 
-/// What a monitor knows once no start is under way: how one ends for which the former daemon asked is known soon.
-async fn settled_state(monitor: &Monitor) -> Result<Vec<ContainerState>> {
-    loop {
-        let containers = monitor.state().await?;
-        if containers.iter().all(|container| container.started_at != 0 || container.exit.is_some()) {
-            return Ok(containers);
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+/// Whether its program was not executed yet.
+fn is_starting(state: &ContainerState) -> bool {
+    state.started_at == 0 && state.exit.is_none()
 }
 
 impl Owner {
@@ -92,25 +163,52 @@ impl Owner {
         }
     }
 
-    async fn reconnect(&mut self) -> Result<()> {
-        if let Some(lease) = &self.record.lease {
-            self.shared.network.adopt(lease);
-            if let Err(error) = self.shared.network.adopt_ports(&self.record.port_request(lease)) {
-                warn!(pod = self.id().short(), %error, "the pod's host ports are closed");
+    /// Goes on with the pod where it is now, or finishes its end.
+    async fn take_over(&mut self) {
+        match self.record.phase {
+            PodPhase::Ready => {
+                if let Err(error) = self.reconnect().await {
+                    warn!(pod = self.id().short(), %error, "the pod's monitor is gone; ending the pod");
+                    self.finish_stop().await;
+                }
+            }
+            PodPhase::Creating | PodPhase::Stopped => {
+                if self.record.lease.is_some() || self.record.monitor.is_some() {
+                    self.finish_stop().await;
+                }
             }
         }
+        self.publish();
+    }
+
+    /// Host ports of a pod that was stopped lead nowhere any more.
+    fn adopt_ports(&self) {
+        let Some(lease) = self.record.lease.as_ref().filter(|_| self.record.phase == PodPhase::Ready) else { return };
+        if let Err(error) = self.shared.network.adopt_ports(&self.record.port_request(lease)) {
+            warn!(pod = self.id().short(), %error, "the pod's host ports are closed");
+        }
+    }
+
+    async fn reconnect(&mut self) -> Result<()> {
         let subject = self.record.id.to_string();
         let work = Monitor::connect(self.directory.path());
         let (monitor, events) = within(ANSWER, "greeting the monitor of pod", &subject, work).await?;
-        let containers = within(ANSWER, "asking the monitor of pod", &subject, settled_state(&monitor)).await?;
+        let mut state = within(ANSWER, "asking the monitor of pod", &subject, monitor.state()).await?;
         (self.monitor, self.events) = (Some(monitor), Some(events));
         self.discard_half_made().await;
+        let before = self.told();
         for id in self.record.containers.iter().map(|container| container.id.clone()).collect::<Vec<_>>() {
-            let state = containers.iter().find(|state| state.container == id.as_str());
-            self.take_over_container(&id, state).await;
+            self.take_over_container(&id, &mut state).await;
         }
-        self.note();
+        if self.told() != before {
+            self.note();
+        }
         Ok(())
+    }
+
+    /// What monitors tell of containers.
+    fn told(&self) -> Vec<impl PartialEq + use<>> {
+        self.record.containers.iter().map(|container| (container.phase.clone(), container.lost_output)).collect()
     }
 
     /// Containers that were being made when the daemon ended are not on record.
@@ -124,18 +222,21 @@ impl Owner {
         }
     }
 
-    async fn take_over_container(&mut self, id: &ContainerId, state: Option<&ContainerState>) {
+    async fn take_over_container(&mut self, id: &ContainerId, known: &mut State) {
+        let state = known.containers.iter().find(|state| state.container == id.as_str());
+        let failure = known.failed.remove(id.as_str());
         let Some(container) = self.record.container_mut(id) else { return };
         if let Some(state) = state {
             container.lost_output = lost_output(state.lost);
         }
         match (&container.phase, state) {
             (ContainerPhase::Exited { .. }, _) => return,
+            (ContainerPhase::Running { .. }, None) => return self.note_unseen_end(id).await,
+            (ContainerPhase::Created, None) => {}
+            (ContainerPhase::Created, Some(state)) if is_starting(state) => self.follow_start(id),
             (ContainerPhase::Created | ContainerPhase::Running { .. }, Some(state)) => {
                 container.phase = ContainerPhase::Running { pid: state.pid, started_at: state.started_at };
             }
-            (ContainerPhase::Running { .. }, None) => return self.note_unseen_end(id).await,
-            (ContainerPhase::Created, None) => {}
         }
         match Subject::of(&self.record).location(&self.shared.hierarchy, id) {
             Ok(location) => {
@@ -149,12 +250,35 @@ impl Owner {
         if let Some(exit) = state.and_then(|state| state.exit.as_ref()) {
             self.note_exit(id, exit).await;
         }
+        if let Some(error) = failure {
+            self.note_failed_start(id, &error).await;
+        }
+    }
+
+    /// Has a start that is under way concluded when it ends, by its own deadline.
+    fn follow_start(&mut self, id: &ContainerId) {
+        let Some(monitor) = self.monitor.clone() else { return };
+        self.starting.insert(id.clone());
+        let (handle, id) = (self.handle.clone(), id.clone());
+        tokio::spawn(async move {
+            let outcome = within(SET_UP, "starting container", id.as_str(), monitor.await_start(id.as_str())).await;
+            // A pod that is gone needs no news.
+            handle.tell(Command::ConcludeStart(id.clone(), outcome)).await;
+        });
+    }
+
+    /// The end of a start that a former daemon asked for, unless somebody heard of it by another way.
+    pub(super) async fn conclude_start(&mut self, id: &ContainerId, outcome: Result<Started>) {
+        let is_news = self.starting.remove(id) && self.record.container(id).is_some_and(|it| it.phase == ContainerPhase::Created);
+        if is_news && let Err(error) = self.note_start(id, outcome).await {
+            warn!(container = id.short(), %error, "a start that a former daemon asked for");
+        }
     }
 
     /// What a container runs, if its Plan can be read. Without one it takes no execs, and cannot be started.
     fn process_of(&self, id: &ContainerId) -> Option<Process> {
         let path = self.directory.container(id).plan();
-        match record::read::<Plan>(&path) {
+        match record::read::<PlanOfExecs>(&path) {
             Ok(plan) => Some(plan.process),
             Err(error) => {
                 self.shared.layout.quarantine().take(&path, error);

@@ -5,13 +5,15 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use serde::Deserialize;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::frame::{self, Decoder};
-use crate::protocol::{Call, Event, Message, Reply, Request};
+use crate::protocol::{Call, Event, Fault, Message, Reply, Request};
 
 /// The most descriptors a call may carry.
 const MOST_DESCRIPTORS: usize = 4;
@@ -87,16 +89,39 @@ impl Link {
             Err(error) => return Err(error),
         }
         while let Some(frame) = self.decoder.pop().map_err(io::Error::other)? {
-            match serde_json::from_slice(&frame)? {
-                Message::Reply { id, reply } => self.deliver(id, reply),
-                Message::Event(Event::ExecExited { exec, code }) if self.execs.contains_key(&exec) => {
+            match serde_json::from_slice(&frame) {
+                Ok(Message::Reply { id, reply }) => self.deliver(id, reply),
+                Ok(Message::Event(Event::ExecExited { exec, code })) if self.execs.contains_key(&exec) => {
                     // Nobody may be waiting any more.
                     let _ = self.execs.remove(&exec).map(|waiting| waiting.send(code));
                 }
-                Message::Event(event) => {
+                Ok(Message::Event(event)) => {
                     let _ = self.events.send(event);
                 }
+                Err(_) => self.pass_over(&frame)?,
             }
+        }
+        Ok(())
+    }
+
+    /// Takes what a later monitor said: an answer that is not understood is still one; all else is nothing to us.
+    fn pass_over(&mut self, frame: &[u8]) -> io::Result<()> {
+        #[derive(Deserialize)]
+        struct Envelope {
+            #[serde(rename = "Reply")]
+            reply: Option<Numbered>,
+        }
+        #[derive(Deserialize)]
+        struct Numbered {
+            id: u64,
+        }
+        if let Some(Numbered { id }) = serde_json::from_slice::<Envelope>(frame)?.reply {
+            let fault = Fault {
+                stage: "understanding".to_owned(),
+                subject: "the answer of a monitor of a later release".to_owned(),
+                errno: Errno::PROTO.raw_os_error(),
+            };
+            self.deliver(id, Reply::Failed(fault));
         }
         Ok(())
     }
@@ -117,4 +142,45 @@ fn send_some(stream: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) 
         return Err(io::ErrorKind::InvalidInput.into());
     }
     Ok(sendmsg(stream, &[IoSlice::new(bytes)], &mut control, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream as Peer;
+
+    use super::*;
+
+    fn frame(text: &str) -> Vec<u8> {
+        [&u32::try_from(text.len()).unwrap().to_le_bytes()[..], text.as_bytes()].concat()
+    }
+
+    #[tokio::test]
+    async fn what_a_later_monitor_says_costs_at_most_the_call_that_it_answers() {
+        let (ours, mut peer) = Peer::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let (calls, receiver) = mpsc::channel(1);
+        let (events, mut heard) = mpsc::unbounded_channel();
+        let link = tokio::spawn(Link::new(UnixStream::from_std(ours).unwrap(), receiver, events).run());
+        let (reply, answer) = oneshot::channel();
+        calls.send(Outgoing { request: Request::State, descriptors: Vec::new(), reply, exited: None }).await.unwrap();
+        let peer = tokio::task::spawn_blocking(move || {
+            // The call is there, so its answer is awaited.
+            peer.read_exact(&mut [0; 4]).unwrap();
+            for text in [
+                r#"{"Event":{"Slept":{"container":"a"}}}"#,
+                r#"{"Song":[1,2]}"#,
+                r#"{"Reply":{"id":1,"reply":{"Wish":{}}}}"#,
+                r#"{"Event":{"ExecExited":{"exec":"x","code":3,"why":"because"}}}"#,
+            ] {
+                peer.write_all(&frame(text)).unwrap();
+            }
+            peer
+        });
+        assert!(matches!(answer.await.unwrap(), Reply::Failed(fault) if fault.errno == Errno::PROTO.raw_os_error()));
+        assert!(matches!(heard.recv().await, Some(Event::ExecExited { code: 3, .. })));
+        peer.await.unwrap().write_all(&frame("no JSON")).unwrap();
+        assert!(heard.recv().await.is_none(), "what is no JSON ends the connection");
+        link.await.unwrap();
+    }
 }

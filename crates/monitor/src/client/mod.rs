@@ -7,16 +7,20 @@ mod failure;
 mod link;
 mod spawn;
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::Duration;
 
-use coracle_domain::{Failure, FailureKind, Result};
+use coracle_domain::{Error, Failure, FailureKind, Result};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
 use self::link::{Link, Outgoing};
 pub use self::spawn::{Program, spawn};
-use crate::protocol::{Answer, Attach, ContainerState, Event, Exec, Prepare, Reply, Request, Start, Target};
+use crate::protocol::{
+    Answer, Attach, ContainerState, Event, Exec, Prepare, REMEMBERS_STARTS, Reply, Request, Start, Target, VERSION,
+};
 
 /// The name of a monitor's socket in its pod's directory.
 pub const SOCKET: &str = "monitor.sock";
@@ -25,13 +29,24 @@ pub const LOG: &str = "monitor.log";
 
 /// How many calls may wait to be sent before callers wait.
 const CALLS: usize = 64;
+/// How often a monitor is asked about a start that cannot tell its end by itself.
+const GLANCES: Duration = Duration::from_millis(20);
 
 /// A connection to a monitor.
 #[derive(Debug, Clone)]
 pub struct Monitor {
     outgoing: mpsc::Sender<Outgoing>,
     pid: i32,
-    version: u32,
+    revision: u32,
+}
+
+/// What a monitor knows.
+#[derive(Debug, Default)]
+pub struct State {
+    /// Every container it was told to start and not to forget.
+    pub containers: Vec<ContainerState>,
+    /// Why others could not be started, by their ids. Monitors before revision 1 do not remember them.
+    pub failed: HashMap<String, Error>,
 }
 
 /// A program that was executed.
@@ -65,9 +80,13 @@ impl Monitor {
         let (outgoing, calls) = mpsc::channel(CALLS);
         let (events, receiver) = mpsc::unbounded_channel();
         tokio::spawn(Link::new(stream, calls, events).run());
-        let mut monitor = Self { outgoing, pid: 0, version: 0 };
+        let mut monitor = Self { outgoing, pid: 0, revision: 0 };
         match monitor.call(Request::Hello, Vec::new()).await? {
-            Reply::Hello { version, pid } => (monitor.version, monitor.pid) = (version, pid),
+            Reply::Hello { version: VERSION, revision, pid } => (monitor.revision, monitor.pid) = (revision, pid),
+            Reply::Hello { version, .. } => {
+                let problem = format!("it speaks version {version} of the protocol, and this daemon version {VERSION}");
+                return Err(Failure::new("greeting the monitor of", directory.display(), problem).into());
+            }
             other => return Err(unexpected("greeting", &other)),
         }
         Ok((monitor, receiver))
@@ -78,9 +97,9 @@ impl Monitor {
         self.pid
     }
 
-    /// The version of the protocol that the monitor speaks.
-    pub fn version(&self) -> u32 {
-        self.version
+    /// The revision of the protocol that the monitor speaks.
+    pub fn revision(&self) -> u32 {
+        self.revision
     }
 
     /// Sends a request with descriptors and awaits its reply. An answer of [`Reply::Failed`] is a failure here.
@@ -122,6 +141,26 @@ impl Monitor {
     /// Starts a container; returns once its program was executed.
     pub async fn start(&self, start: Start) -> Result<Started> {
         started(self.call(Request::Start(start), Vec::new()).await?)
+    }
+
+    /// Waits for the end of a start for which another daemon asked.
+    pub async fn await_start(&self, container: &str) -> Result<Started> {
+        if self.revision >= REMEMBERS_STARTS {
+            return started(self.call(Request::AwaitStart { container: container.to_owned() }, Vec::new()).await?);
+        }
+        loop {
+            let known = self.state().await?.containers.into_iter().find(|known| known.container == container);
+            match known {
+                Some(known) if known.started_at != 0 || known.exit.is_some() => {
+                    return Ok(Started { pid: known.pid, at: known.started_at });
+                }
+                Some(_) => tokio::time::sleep(GLANCES).await,
+                None => {
+                    let problem = "it failed, and its pod's monitor, of an earlier release, does not remember why";
+                    return Err(Failure::new("starting container", container, problem).into());
+                }
+            }
+        }
     }
 
     /// Runs a program in a running container, with these standard streams: input, output, error.
@@ -173,9 +212,12 @@ impl Monitor {
     }
 
     /// What the monitor knows of its containers.
-    pub async fn state(&self) -> Result<Vec<ContainerState>> {
+    pub async fn state(&self) -> Result<State> {
         match self.call(Request::State, Vec::new()).await? {
-            Reply::State { containers } => Ok(containers),
+            Reply::State { containers, failed } => {
+                let failed = failed.into_iter().map(|failed| (failed.container, failure::from(failed.fault))).collect();
+                Ok(State { containers, failed })
+            }
             other => Err(unexpected("reading the state", &other)),
         }
     }

@@ -18,10 +18,12 @@ use crate::container::{Container, Phase, Pipes};
 use crate::fault::{OrFault, Result};
 use crate::log::Log;
 use crate::process::{self, Place};
-use crate::protocol::{Answer, Attach, Call, Exec, Fault, Reply, Request, Start, Target, VERSION};
+use crate::protocol::{Answer, Attach, Call, Exec, FailedStart, Fault, REVISION, Reply, Request, Start, Target, VERSION};
 
 /// The stage of looking for a container that runs.
 const FINDING: &str = "finding the running container";
+/// The stage of starting one.
+const STARTING: &str = "starting container";
 
 impl Monitor {
     /// Acts on a frame. One that is no call closes its connection; one with an unknown request is answered.
@@ -52,16 +54,17 @@ impl Monitor {
     fn answer(&mut self, request: Request, asker: Asker) -> Result<Option<Reply>> {
         let done = |()| Some(Reply::Done);
         match request {
-            Request::Hello => Ok(Some(Reply::Hello { version: VERSION, pid: getpid().as_raw_pid() })),
+            Request::Hello => Ok(Some(Reply::Hello { version: VERSION, revision: REVISION, pid: getpid().as_raw_pid() })),
             Request::Prepare(prepare) => self.pod.prepare(prepare).map(done),
             Request::Start(start) => self.start(start, asker).map(|()| None),
+            Request::AwaitStart { container } => self.await_start(&container, asker),
             Request::Exec(exec) => self.exec(&exec, asker).map(|()| None),
             Request::Signal { target, signal } => self.signal(&target, signal).map(done),
             Request::Attach(attach) => self.attach(&attach, asker).map(done),
             Request::Resize { container, columns, rows } => self.resize(&container, columns, rows).map(done),
             Request::ReopenLog { container } => self.reopen_log(&container).map(done),
             Request::Forget { container } => self.forget(&container).map(done),
-            Request::State => Ok(Some(Reply::State { containers: self.containers.iter().map(|(id, one)| one.state(id)).collect() })),
+            Request::State => Ok(Some(self.state())),
             Request::Shutdown => {
                 self.shut_down(asker);
                 Ok(None)
@@ -69,12 +72,18 @@ impl Monitor {
         }
     }
 
+    /// Starts a container; remembers it if that cannot even begin.
     fn start(&mut self, start: Start, asker: Asker) -> Result<()> {
         let id = start.container.clone();
-        let stage = "starting container";
         if self.containers.contains_key(&id) {
-            return Err(Errno::EXIST).or_fault(stage, id);
+            return Err(Errno::EXIST).or_fault(STARTING, id);
         }
+        self.failed.remove(&id);
+        self.launch(start, asker).inspect_err(|fault| drop(self.failed.insert(id, fault.clone())))
+    }
+
+    fn launch(&mut self, start: Start, asker: Asker) -> Result<()> {
+        let id = start.container.clone();
         let plan = read_plan(&start.plan)?;
         let place = match &plan.namespaces.pid {
             // It makes its own, when it is in the user namespace that is to own it.
@@ -86,12 +95,32 @@ impl Monitor {
         };
         let log = Log::open(start.log.as_deref())?;
         let pipes = Pipes::new(&start, &plan)?;
-        let (listening, reporting) = channel::new().or_fault(stage, &id)?;
+        let (listening, reporting) = channel::new().or_fault(STARTING, &id)?;
         let process = process::make(place, true, &plan.cgroups, || child::start(&plan, &pipes.theirs, &reporting))?;
         self.launches.insert(process.pid, Launch::new(listening, Target::Container(id.clone()), asker));
         let serial = self.next_serial();
         self.containers.insert(id, Container::new(serial, process, start, pipes, log).in_user_namespace(plan.namespaces.user));
         Ok(())
+    }
+
+    /// How a start ended, or a place among those who wait for its end.
+    fn await_start(&mut self, id: &str, asker: Asker) -> Result<Option<Reply>> {
+        if let Some(fault) = self.failed.get(id) {
+            return Err(fault.clone());
+        }
+        if let Some(launch) = self.launches.values_mut().find(|launch| launch.is_of(id)) {
+            launch.join(asker);
+            return Ok(None);
+        }
+        let container = self.containers.get(id).ok_or(Errno::SRCH).or_fault("finding the started container", id)?;
+        let state = container.state(id);
+        Ok(Some(Reply::Started { pid: state.pid, at: state.started_at }))
+    }
+
+    fn state(&self) -> Reply {
+        let containers = self.containers.iter().map(|(id, one)| one.state(id)).collect();
+        let failed = self.failed.iter().map(|(id, fault)| FailedStart { container: id.clone(), fault: fault.clone() }).collect();
+        Reply::State { containers, failed }
     }
 
     fn exec(&mut self, exec: &Exec, asker: Asker) -> Result<()> {
@@ -156,6 +185,7 @@ impl Monitor {
             return Err(Errno::BUSY).or_fault("forgetting container", id);
         }
         self.containers.remove(id);
+        self.failed.remove(id);
         Ok(())
     }
 

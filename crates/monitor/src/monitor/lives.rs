@@ -25,7 +25,8 @@ pub(super) struct Launch {
     /// for what it says.
     pub(super) silent: bool,
     target: Target,
-    asker: Asker,
+    /// Who waits for the outcome.
+    askers: Vec<Asker>,
     answer: Answer,
     ready: bool,
     fault: Option<Fault>,
@@ -34,12 +35,22 @@ pub(super) struct Launch {
 impl Launch {
     /// One that was just made.
     pub(super) fn new(listening: Listening, target: Target, asker: Asker) -> Self {
-        Self { listening, silent: false, target, asker, answer: Answer::AtStart, ready: false, fault: None }
+        Self { listening, silent: false, target, askers: vec![asker], answer: Answer::AtStart, ready: false, fault: None }
     }
 
     /// The same, for one who wants to know of the program's end and not of its start.
     pub(super) fn heard_at_its_end(self) -> Self {
         Self { silent: true, answer: Answer::AtEnd, ..self }
+    }
+
+    /// Whether it is this container that is being started.
+    pub(super) fn is_of(&self, container: &str) -> bool {
+        matches!(&self.target, Target::Container(id) if id == container)
+    }
+
+    /// One more waits for the outcome.
+    pub(super) fn join(&mut self, asker: Asker) {
+        self.askers.push(asker);
     }
 }
 
@@ -84,15 +95,18 @@ impl Monitor {
         self.launches.insert(*pid, launch);
     }
 
-    /// Answers who asked for a process: it runs its program now, or never will.
+    /// Answers all who asked for a process: it runs its program now, or never will.
     fn conclude(&mut self, pid: Pid) {
         let Some(launch) = self.launches.remove(&pid) else { return };
         let reply = match launch.fault {
             None if launch.answer == Answer::AtEnd => return,
             Some(fault) => {
-                match &launch.target {
-                    Target::Container(id) => drop(self.containers.remove(id)),
-                    Target::Exec(id) => drop(self.execs.remove(id)),
+                match launch.target {
+                    Target::Container(id) => {
+                        self.containers.remove(&id);
+                        self.failed.insert(id, fault.clone());
+                    }
+                    Target::Exec(id) => drop(self.execs.remove(&id)),
                 }
                 Reply::Failed(fault)
             }
@@ -106,7 +120,9 @@ impl Monitor {
                 Reply::Started { pid: pid.as_raw_pid(), at }
             }
         };
-        self.reply(launch.asker, reply);
+        for asker in launch.askers {
+            self.reply(asker, reply.clone());
+        }
     }
 
     /// Takes signals: reaps, or prepares to end.

@@ -87,6 +87,8 @@ struct Monitor {
     connections: BTreeMap<u64, Connection>,
     pod: Pod,
     containers: BTreeMap<String, Container>,
+    /// The containers whose start failed, until they are forgotten: the daemon that asked for it may not live to be told.
+    failed: BTreeMap<String, Fault>,
     execs: BTreeMap<String, Execution>,
     launches: Launches,
     serial: u64,
@@ -123,6 +125,7 @@ impl Monitor {
             connections: BTreeMap::new(),
             pod: Pod::default(),
             containers: BTreeMap::new(),
+            failed: BTreeMap::new(),
             execs: BTreeMap::new(),
             launches: Launches::new(),
             serial: 0,

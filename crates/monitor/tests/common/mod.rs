@@ -65,7 +65,9 @@ impl Pod {
             .spawn()
             .unwrap();
         let mut client = Client::connect(path);
-        assert!(matches!(client.call(Request::Hello), Reply::Hello { version: VERSION, pid } if pid as u32 == child.id()));
+        assert!(
+            matches!(client.call(Request::Hello), Reply::Hello { version: VERSION, revision: REVISION, pid } if pid as u32 == child.id())
+        );
         eprintln!("monitor up in {:?}", started.elapsed());
         Self { directory, client, child, containers: 0 }
     }
@@ -314,7 +316,7 @@ impl Client {
 
     pub fn states(&mut self) -> Vec<ContainerState> {
         match self.call(Request::State) {
-            Reply::State { containers } => containers,
+            Reply::State { containers, .. } => containers,
             other => panic!("{other:?}"),
         }
     }
