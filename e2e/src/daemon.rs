@@ -18,8 +18,9 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts `binary serve --config config`, with its output appended to `log`. It may take a moment to serve.
-    pub(crate) fn start(binary: &Path, config: &Path, log: &Path) -> Self {
+    /// Starts `binary serve --config config` with these variables more, and its output appended to `log`. It may take a moment
+    /// to serve.
+    pub(crate) fn start(binary: &Path, config: &Path, log: &Path, environment: &[(String, String)]) -> Self {
         let output = File::options().create(true).append(true).open(log).expect("opening the daemon's log");
         let process = Command::new(binary)
             .args(["serve", "--config"])
@@ -28,6 +29,7 @@ impl Daemon {
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("RUST_BACKTRACE", "1")
             .env("CORACLE_LOG", std::env::var("CORACLE_LOG").unwrap_or_else(|_| String::from("info")))
+            .envs(environment.iter().cloned())
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("duplicating a descriptor"))
@@ -37,11 +39,11 @@ impl Daemon {
         Self { process, log: log.to_owned() }
     }
 
-    /// Waits until it answers; panics with its log if it ends instead.
+    /// Waits until it answers, and has taken over the pods that it found; panics with its log if it ends instead.
     pub(crate) async fn serving(&mut self, cri: &Cri) {
         let begin = Instant::now();
         loop {
-            if cri.version().await.is_ok() {
+            if cri.pods(None).await.is_ok() {
                 return;
             }
             if let Ok(Some(status)) = self.process.try_wait() {

@@ -85,12 +85,14 @@ impl Footprint {
         self.runs_monitor(pid) || link("exe") || link("cwd") || link("root") || in_cgroup()
     }
 
-    /// Whether the process runs the node's own copy of the monitor. The text of its `exe` link tells nothing, since a
+    /// Whether the process runs one of the node's own copies of the monitor. The text of its `exe` link tells nothing, since a
     /// monitor has left the host's mounts behind; the file it leads to does.
     fn runs_monitor(&self, pid: i32) -> bool {
         let file = |path: &Path| fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
-        let ours = file(&self.scratch.join("bin/coracle-monitor"));
-        ours.is_some() && file(Path::new(&format!("/proc/{pid}/exe"))) == ours
+        let programs = fs::read_dir(self.scratch.join("bin")).into_iter().flatten().flatten();
+        let mut monitors = programs.filter(|program| program.file_name().to_string_lossy().starts_with("coracle-monitor"));
+        let runs = file(Path::new(&format!("/proc/{pid}/exe")));
+        runs.is_some() && monitors.any(|monitor| file(&monitor.path()) == runs)
     }
 
     /// The node's monitors that hold open what is named for a pod: the pod's own.

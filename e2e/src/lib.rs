@@ -13,6 +13,7 @@
 pub mod cri;
 mod daemon;
 pub mod faults;
+pub mod frozen;
 pub mod host;
 pub mod image;
 pub mod layer;

@@ -32,6 +32,12 @@ pub struct Node {
     pub footprint: Footprint,
     name: String,
     daemon: Option<Daemon>,
+    /// What the daemon is started with beside the usual.
+    environment: Vec<(String, String)>,
+    /// The daemon's program.
+    program: PathBuf,
+    /// The monitor's, if it is not the one beside the daemon.
+    monitor: Option<PathBuf>,
     scratch: TempDir,
     subnet: Subnet,
     pods: Mutex<Vec<String>>,
@@ -81,6 +87,9 @@ impl Node {
             footprint,
             name,
             daemon: None,
+            environment: Vec::new(),
+            program: scratch.path().join("bin/coracle"),
+            monitor: None,
             scratch,
             subnet,
             pods: Mutex::default(),
@@ -121,7 +130,26 @@ impl Node {
     /// Starts the daemon again, and does not wait for it.
     pub fn launch_daemon(&mut self) {
         let files = |name: &str| self.scratch.path().join(name);
-        self.daemon = Some(Daemon::start(&files("bin/coracle"), &files("config.toml"), &files("daemon.log")));
+        self.daemon = Some(Daemon::start(&self.program, &files("config.toml"), &files("daemon.log"), &self.environment));
+    }
+
+    /// The daemon is started with this variable from now on.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// The daemon that is started next is another build: a program and a monitor of other names, the monitor with these
+    /// bytes, or with the usual ones.
+    pub fn install_other(&mut self, name: &str, monitor: Option<&[u8]>) {
+        let directory = self.scratch.path().join("bin");
+        let place = |kind: &str| directory.join(format!("{kind}-{name}"));
+        (self.program, self.monitor) = (place("coracle"), Some(place("coracle-monitor")));
+        fs::copy(directory.join("coracle"), &self.program).expect("copying the daemon's program");
+        fs::copy(directory.join("coracle-monitor"), place("coracle-monitor")).expect("copying the monitor");
+        if let Some(bytes) = monitor {
+            fs::write(place("coracle-monitor"), bytes).expect("writing the monitor");
+        }
+        fs::write(self.scratch.path().join("config.toml"), self.config()).expect("writing the daemon's configuration");
     }
 
     /// What the daemon has said so far.
@@ -296,8 +324,9 @@ impl Node {
 
     fn config(&self) -> String {
         let Footprint { state, storage, bridge, cgroup_root, .. } = &self.footprint;
+        let monitor = self.monitor.as_ref().map(|path| format!("monitor = {path:?}\n")).unwrap_or_default();
         format!(
-            "[daemon]\nsocket = {:?}\nstate = {state:?}\nroot = {storage:?}\ncgroup_root = {cgroup_root:?}\n\n[network.bridge]\nname = {bridge:?}\nsubnet = {:?}\n{}\n",
+            "[daemon]\nsocket = {:?}\nstate = {state:?}\nroot = {storage:?}\ncgroup_root = {cgroup_root:?}\n{monitor}\n[network.bridge]\nname = {bridge:?}\nsubnet = {:?}\n{}\n",
             self.cri.socket(),
             self.subnet.cidr(),
             self.target.config,
