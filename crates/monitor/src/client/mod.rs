@@ -18,9 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::link::{Link, Outgoing};
 pub use self::spawn::{Program, spawn};
-use crate::protocol::{
-    Answer, Attach, ContainerState, Event, Exec, Prepare, REMEMBERS_STARTS, Reply, Request, Start, Target, VERSION,
-};
+use crate::protocol::{Answer, Attach, ContainerState, Event, Exec, Prepare, REMEMBERS_STARTS, Reply, Request, Start, Target, VERSION};
 
 /// The name of a monitor's socket in its pod's directory.
 pub const SOCKET: &str = "monitor.sock";
