@@ -148,7 +148,8 @@ impl Cgroup {
         for top in self.hierarchy.layout.tops() {
             for parent in file::parents(top, self.location.relative()).iter().rev().take_while(|parent| file::is_marked_as_ours(parent)) {
                 match rustix::fs::rmdir(parent) {
-                    Ok(()) | Err(Errno::NOENT) => {}
+                    Ok(()) => coracle_failpoint::reach(coracle_failpoint::Point::CgroupRemove),
+                    Err(Errno::NOENT) => {}
                     Err(Errno::BUSY | Errno::NOTEMPTY) => break,
                     Err(error) => return Err(std::io::Error::from(error)).during("removing the cgroup", parent.display()),
                 }

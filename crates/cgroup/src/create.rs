@@ -183,7 +183,9 @@ pub(crate) fn attach_devices(directory: &Path, devices: DeviceRules<'_>) -> Resu
             return Ok(());
         }
         let program = coracle_sys::bpf::load_cgroup_device(&program)?;
-        coracle_sys::bpf::attach_cgroup_device(program.as_fd(), cgroup.as_fd())
+        coracle_sys::bpf::attach_cgroup_device(program.as_fd(), cgroup.as_fd())?;
+        coracle_failpoint::reach(coracle_failpoint::Point::CgroupWrite);
+        Ok(())
     };
     let outcome: io::Result<()> = attach();
     outcome.during("attaching the device program to", directory.display())

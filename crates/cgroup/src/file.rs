@@ -6,6 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use coracle_failpoint::{Point, reach};
 use rustix::fs::{Mode, OFlags, XattrFlags};
 
 /// Marks a parent directory which the kubelet did not make and we did, so that we may remove it later.
@@ -26,6 +27,7 @@ pub(crate) fn write(directory: &Path, file: &str, value: &str) -> io::Result<()>
     let descriptor = rustix::fs::open(directory.join(file), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
     let bytes = if value.is_empty() { b"\n" } else { value.as_bytes() };
     rustix::io::retry_on_intr(|| rustix::io::write(&descriptor, bytes))?;
+    reach(Point::CgroupWrite);
     Ok(())
 }
 
@@ -73,7 +75,10 @@ pub(crate) enum Mark {
 /// Makes one directory whose parent is there.
 pub(crate) fn make_child(directory: &Path) -> io::Result<Made> {
     match rustix::fs::mkdir(directory, Mode::from_raw_mode(0o755)) {
-        Ok(()) => Ok(Made::Fresh),
+        Ok(()) => {
+            reach(Point::CgroupDirectory);
+            Ok(Made::Fresh)
+        }
         Err(rustix::io::Errno::EXIST) => Ok(Made::Before),
         Err(error) => Err(error.into()),
     }
@@ -87,9 +92,11 @@ pub(crate) fn parents(top: &Path, relative: &str) -> Vec<PathBuf> {
 fn mark_as_ours(directory: &Path) -> io::Result<()> {
     match rustix::fs::setxattr(directory, MADE_BY_US, b"1", XattrFlags::empty()) {
         // An unmarked directory is merely left behind, empty.
-        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::PERM) => Ok(()),
-        Err(error) => Err(error.into()),
+        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::PERM) => {}
+        Err(error) => return Err(error.into()),
     }
+    reach(Point::CgroupMark);
+    Ok(())
 }
 
 /// Whether the directory bears our mark.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use coracle_domain::{During, Failure, FailureKind, Result};
+use coracle_failpoint::{Point, reach};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::file;
@@ -55,10 +56,16 @@ impl Tree {
             match file::write(directory, "cgroup.kill", "1") {
                 // Kernels before 5.14 have no cgroup.kill.
                 Err(error) if file::is_gone(&error) => {}
-                outcome => return outcome.during("killing the processes of", directory.display()),
+                outcome => {
+                    outcome.during("killing the processes of", directory.display())?;
+                    reach(Point::CgroupKill);
+                    return Ok(());
+                }
             }
         }
-        self.kill_one_by_one().during("killing the processes of", self.first().display())
+        self.kill_one_by_one().during("killing the processes of", self.first().display())?;
+        reach(Point::CgroupKill);
+        Ok(())
     }
 
     /// Signals process by process until a look finds none that was not signalled. While the freezer holds
@@ -140,7 +147,11 @@ fn remove_each(left: &mut Vec<&Path>, remove: fn(&Path) -> io::Result<Removal>) 
 fn remove_one(directory: &Path) -> io::Result<Removal> {
     use rustix::io::Errno;
     match rustix::io::retry_on_intr(|| rustix::fs::rmdir(directory)) {
-        Ok(()) | Err(Errno::NOENT) => Ok(Removal::Gone),
+        Ok(()) => {
+            reach(Point::CgroupRemove);
+            Ok(Removal::Gone)
+        }
+        Err(Errno::NOENT) => Ok(Removal::Gone),
         Err(Errno::BUSY | Errno::NOTEMPTY | Errno::AGAIN) => Ok(Removal::Busy),
         Err(error) => Err(error.into()),
     }

@@ -8,6 +8,7 @@ use std::os::unix::fs::{OpenOptionsExt, chown};
 use std::path::Path;
 
 use coracle_domain::{DnsConfig, During, NetworkMode, PodRequest, Result, UserNamespace};
+use coracle_failpoint::{Point, reach};
 
 use crate::layout::PodDirectory;
 
@@ -74,7 +75,9 @@ fn node_file(path: &str) -> Result<String> {
 /// Containers of any user read these files.
 fn put(path: &Path, content: &[u8]) -> Result<()> {
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path);
-    file.and_then(|mut file| file.write_all(content)).during("writing", path.display())
+    file.and_then(|mut file| file.write_all(content)).during("writing", path.display())?;
+    reach(Point::PodFile);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use coracle_domain::{
     ContainerId, ContainerRequest, During, Failure, FailureKind, ImageId, Mount, MountSource, Propagation, Refusal, Result,
 };
+use coracle_failpoint::{Point, reach};
 use coracle_image::Store;
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
@@ -67,6 +68,7 @@ fn source(mount: &Mount) -> Result<()> {
     // A host path that is missing becomes a directory, as with the peers; pods in the field rely on it.
     if !path.try_exists().during("looking at the host path", path.display())? {
         DirBuilder::new().recursive(true).mode(0o755).create(path).during("making the host path", path.display())?;
+        reach(Point::VolumeSource);
     }
     let (wanted, word): (&[&str], _) = match mount.propagation {
         Propagation::Private => return Ok(()),

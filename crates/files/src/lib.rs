@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
+use coracle_failpoint::{Point, reach};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -51,13 +52,18 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
         file.set_len(0)?;
         file.write_all(content)
     });
-    let replaced = written.and_then(|()| match std::fs::rename(draft, path) {
-        Err(error) if error.kind() == io::ErrorKind::IsADirectory => remove(path).and_then(|()| std::fs::rename(draft, path)),
-        renamed => renamed,
+    let replaced = written.and_then(|()| {
+        reach(Point::NoteDraft);
+        match std::fs::rename(draft, path) {
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => remove(path).and_then(|()| std::fs::rename(draft, path)),
+            renamed => renamed,
+        }
     });
     if replaced.is_err() {
         // What it takes is missing elsewhere.
         let _ = std::fs::remove_file(draft);
+    } else {
+        reach(Point::NoteRename);
     }
     replaced
 }

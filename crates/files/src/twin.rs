@@ -13,6 +13,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use coracle_failpoint::{Point, reach};
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
@@ -36,6 +37,7 @@ pub fn replace_in_turn(path: &Path, text: &[u8], growth: usize, reserve: Reserve
     let spare = spare_of(path);
     let size = (text.len() + growth).next_multiple_of(BLOCK);
     fill(&crate::open_to_write(&spare)?, text, size, reserve)?;
+    reach(Point::RecordDraft);
     let first = match rustix::fs::renameat_with(CWD, &spare, CWD, path, RenameFlags::EXCHANGE) {
         // There is nothing to change places with, or the file system cannot.
         Err(Errno::NOENT | Errno::INVAL | Errno::NOSYS) => {
@@ -44,6 +46,7 @@ pub fn replace_in_turn(path: &Path, text: &[u8], growth: usize, reserve: Reserve
         }
         exchanged => exchanged.map(|()| false)?,
     };
+    reach(Point::RecordRename);
     // The next content must find as much room.
     let next = crate::open_to_write(&spare)
         .and_then(|next| if first || next.metadata()?.len() < size as u64 { pad(&next, 0, size) } else { Ok(()) });

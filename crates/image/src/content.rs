@@ -70,6 +70,7 @@ impl Layout {
             }
             let path = self.blobs().join(name);
             coracle_files::remove(&path).during("deleting the blob", path.display())?;
+            coracle_failpoint::reach(coracle_failpoint::Point::BlobDelete);
         }
         Ok(())
     }

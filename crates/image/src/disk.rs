@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 
 use coracle_domain::{During, Failure, Result};
+use coracle_failpoint::{Point, reach};
 use tokio::sync::oneshot;
 
 use crate::tree;
@@ -62,6 +63,7 @@ impl Workshop {
     pub(crate) fn scratch(&self) -> Result<Scratch> {
         let path = self.new_path();
         std::fs::create_dir(&path).during("making a directory to work in", path.display())?;
+        reach(Point::DiskScratch);
         Ok(Scratch { path, workshop: self.clone() })
     }
 
@@ -71,7 +73,10 @@ impl Workshop {
         let aside = self.new_path();
         let (done, receiver) = oneshot::channel();
         match std::fs::rename(path, &aside) {
-            Ok(()) => self.send(Rubbish { path: aside, done: Some(done) }),
+            Ok(()) => {
+                reach(Point::DiskAside);
+                self.send(Rubbish { path: aside, done: Some(done) });
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(Failure::new("removing", path.display(), error).into()),
         }
@@ -95,7 +100,14 @@ impl Workshop {
             // Nothing of ours, and no file can be renamed to it.
             self.remove(path)?;
         }
-        let written = write_synced(&draft, content).and_then(|()| std::fs::rename(&draft, path)).and_then(|()| sync_parent(path));
+        let write = || {
+            write_synced(&draft, content)?;
+            reach(Point::DiskDraft);
+            std::fs::rename(&draft, path)?;
+            reach(Point::DiskRename);
+            sync_parent(path)
+        };
+        let written = write();
         if written.is_err() {
             let _ = std::fs::remove_file(&draft);
         }
@@ -111,7 +123,9 @@ impl Scratch {
     /// Moves the directory to where it stays.
     pub(crate) fn keep_as(self, path: &Path) -> Result<()> {
         // Dropping afterwards finds nothing to delete.
-        std::fs::rename(&self.path, path).during("moving into place", path.display())
+        std::fs::rename(&self.path, path).during("moving into place", path.display())?;
+        reach(Point::LayerKeep);
+        Ok(())
     }
 }
 
@@ -125,6 +139,7 @@ fn delete(rubbish: Rubbish) {
     if let Err(error) = tree::remove(&rubbish.path) {
         tracing::warn!(path = %rubbish.path.display(), %error, "cannot delete; it is tried again at the next start");
     }
+    reach(Point::DiskDelete);
     if let Some(done) = rubbish.done {
         let _ = done.send(());
     }

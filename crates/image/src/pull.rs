@@ -303,6 +303,7 @@ impl Pull {
             let tree = scratch.path().join("fs");
             std::fs::create_dir(&tree).during("making the layer's directory", tree.display())?;
             set_root_mode(&tree)?;
+            coracle_failpoint::reach(coracle_failpoint::Point::LayerTree);
             let applied = unpack(&tree, receiver, diff_id)?;
             Ok(Draft { scratch, applied })
         });

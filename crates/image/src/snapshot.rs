@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use coracle_domain::{ContainerId, During, ImageId, Refusal, Result, UserNamespace};
+use coracle_failpoint::{Point, reach};
 use rustix::fs::{FileType, Timespec, Timestamps};
 
 use crate::LayerKey;
@@ -118,11 +119,13 @@ impl Store {
         self.workshop.remove(&directory)?;
         for path in [&directory, &rootfs.upper, &rootfs.work] {
             std::fs::create_dir(path).during("making the directory", path.display())?;
+            reach(Point::WritableDirectory);
         }
         self.describe_upper(record, &rootfs.upper)?;
         if let Some(users) = users {
             give(&rootfs.upper, users).during("giving to the pod's users", rootfs.upper.display())?;
         }
+        reach(Point::WritableRoot);
         self.sampler.add(id.clone(), rootfs.upper.clone(), measure(&rootfs.upper).ok());
         Ok(rootfs)
     }
@@ -164,6 +167,7 @@ impl Store {
         self.sampler.remove(id);
         self.workshop.remove(&self.paths.container(id))?;
         remove_file(&self.paths.rootfs_record(id))?;
+        reach(Point::WritableForget);
         let mut state = self.state();
         state.rootfs.remove(id);
         state.unclear.remove(id);

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use coracle_failpoint::{Point, reach};
 use rustix::fs::{Mode, OFlags, open, rename};
 use rustix::io::write;
 use rustix::process::WaitStatus;
@@ -32,7 +33,10 @@ pub(crate) fn record(path: &Path, record: &ExitRecord) -> Result<()> {
     if written != content.len() {
         return Err(rustix::io::Errno::NOSPC).or_fault(stage, path.display());
     }
-    rename(&temporary, path).or_fault(stage, path.display())
+    reach(Point::ExitDraft);
+    rename(&temporary, path).or_fault(stage, path.display())?;
+    reach(Point::ExitRename);
+    Ok(())
 }
 
 #[cfg(test)]

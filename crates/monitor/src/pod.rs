@@ -6,6 +6,7 @@ mod owned;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use coracle_failpoint::{Point, reach};
 use coracle_plan::{Cgroups, UserNamespace};
 use coracle_sys::namespace::{Namespace, unshare};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -53,6 +54,7 @@ impl Pod {
             let init = start_init(wanted.user.as_ref())?;
             let namespace = format!("/proc/{}/ns/pid", init.pid.as_raw_pid());
             self.init = Some(init);
+            reach(Point::InitStart);
             pin(&namespace, &wanted.pins.join("pid"))?;
         }
         self.prepared = Some(wanted);
@@ -85,6 +87,7 @@ fn make_namespaces(wanted: &Prepare) -> Result<()> {
             let own: Vec<(Namespace, &str)> = own_namespaces(wanted).collect();
             let namespaces: Vec<Namespace> = own.iter().map(|(namespace, _)| *namespace).collect();
             unshare(&namespaces).or_fault("making namespaces", format_args!("{namespaces:?}"))?;
+            reach(Point::NamespaceMake);
             for (_, name) in &own {
                 pin(&format!("/proc/self/ns/{name}"), &wanted.pins.join(name))?;
             }
@@ -110,7 +113,9 @@ fn pin(namespace: &str, place: &Path) -> Result<()> {
     // What an attempt that failed left there may be the pin of another namespace.
     while unmount(place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).is_ok() {}
     open(place, flags, Mode::from_raw_mode(0o600)).or_fault(stage, place.display())?;
-    mount_bind(namespace, place).or_fault(stage, place.display())
+    mount_bind(namespace, place).or_fault(stage, place.display())?;
+    reach(Point::NamespacePin);
+    Ok(())
 }
 
 fn start_init(user: Option<&UserNamespace>) -> Result<Process> {

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
+use coracle_failpoint::{Point, reach};
 use coracle_plan::Cgroups;
 use coracle_sys::process::{NewNamespaces, send_signal, spawn};
 use rustix::fs::{Mode, OFlags, open};
@@ -35,9 +36,11 @@ impl Process {
     /// Sends a signal; a process that has ended needs none.
     pub(crate) fn signal(&self, signal: i32) -> Result<()> {
         match send_signal(self.handle.as_fd(), signal) {
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::SRCH) => Ok(()),
-            done => done.or_fault("sending signal", format_args!("{signal} to process {}", self.pid.as_raw_pid())),
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::SRCH) => {}
+            done => done.or_fault("sending signal", format_args!("{signal} to process {}", self.pid.as_raw_pid()))?,
         }
+        reach(Point::ProcessSignal);
+        Ok(())
     }
 }
 
@@ -82,6 +85,7 @@ pub(crate) fn make(place: Place<'_>, mounts: bool, cgroups: &Cgroups, child: imp
         std::process::abort();
     }
     let (pid, handle) = made.or_fault(stage, subject())?;
+    reach(Point::ProcessMake);
     Ok(Process::new(pid, handle))
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Component, Path};
 
+use coracle_failpoint::{Point, reach};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, write};
 
@@ -13,6 +14,7 @@ pub(crate) fn set(name: &str, value: &str) -> Result<()> {
     let path = path_of(name).ok_or(Errno::INVAL).or_fault(stage, name)?;
     let file = open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).or_fault(stage, name)?;
     write(file, value.as_bytes()).or_fault(stage, name)?;
+    reach(Point::NamespaceSysctl);
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 
 use coracle_domain::{During, Failure, Result};
+use coracle_failpoint::{Point, reach};
 use netlink_packet_route::link::LinkFlags;
 use rustix::io::Errno;
 
@@ -58,6 +59,7 @@ impl HostSide<'_> {
         socket.execute(&[request::bring_up(bridge.index, name, mtu)])?;
         if !forwards()? {
             std::fs::write(IP_FORWARD, "1").during("turning on forwarding in", IP_FORWARD)?;
+            reach(Point::NetworkSysctl);
         }
         self.write_rules(openings)?;
         // Last: a subnet whose gateway stands has its rule.
@@ -147,7 +149,9 @@ impl HostSide<'_> {
         if found.starts_with(b"1") == on {
             return Ok(());
         }
-        std::fs::write(&path, if on { "1" } else { "0" }).during("changing", &path)
+        std::fs::write(&path, if on { "1" } else { "0" }).during("changing", &path)?;
+        reach(Point::NetworkSysctl);
+        Ok(())
     }
 }
 

@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use coracle_domain::{Error, Failure};
+use coracle_failpoint::{Point, reach};
 use netlink_packet_core::{NLA_HEADER_SIZE, NLA_TYPE_MASK, NetlinkSerializable};
 use netlink_packet_route::RouteNetlinkMessage;
 use rustix::io::Errno;
@@ -155,6 +156,7 @@ impl Socket {
                 return Err(Self::first_rejection(requests, &answers).unwrap_or_else(unanswered));
             }
         }
+        reach(Point::NetlinkChange);
         Self::first_rejection(requests, &answers).map_or(Ok(()), Err)
     }
 

@@ -147,7 +147,9 @@ fn commit(steps: Vec<Request>) -> Result<(), Rejection> {
     let bracket =
         |kind| Request { kind, flags: 0, body: header(0, SUBSYSTEM), stage: "changing the nftables table", subject: subject.clone() };
     let batch: Vec<_> = [bracket(NFNL_MSG_BATCH_BEGIN)].into_iter().chain(steps).chain([bracket(NFNL_MSG_BATCH_END)]).collect();
-    Socket::open(Family::Netfilter)?.execute(&batch)
+    Socket::open(Family::Netfilter)?.execute(&batch)?;
+    coracle_failpoint::reach(coracle_failpoint::Point::NftCommit);
+    Ok(())
 }
 
 fn change(message: u16, flags: u16, attributes: Attributes, stage: &'static str, subject: &str) -> Request {

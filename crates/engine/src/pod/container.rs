@@ -8,6 +8,7 @@ use std::sync::Arc;
 use coracle_domain::{
     ContainerId, ContainerPhase, ContainerRequest, During, Error, Exit, ExitCode, PidMode, PodPhase, Refusal, Resources, Result,
 };
+use coracle_failpoint::{Point, reach};
 use coracle_image::Image;
 use coracle_monitor::client::Started;
 use coracle_monitor::protocol::{OomSource, Start};
@@ -188,7 +189,9 @@ impl Owner {
 
 fn make_directory(directory: &ContainerDirectory) -> Result<()> {
     let path = directory.rootfs();
-    DirBuilder::new().recursive(true).mode(0o711).create(&path).during("making the container's directory", path.display())
+    DirBuilder::new().recursive(true).mode(0o711).create(&path).during("making the container's directory", path.display())?;
+    reach(Point::ContainerDirectory);
+    Ok(())
 }
 
 /// The log is there from the start, so that readers need not wait for it. A pipe or a link in its place is refused, and a pipe
@@ -199,7 +202,9 @@ fn make_log(path: &Path) -> Result<()> {
     }
     let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
     let file = OpenOptions::new().create(true).append(true).mode(0o640).custom_flags(flags.bits().cast_signed()).open(path);
-    file.map(drop).during("making the container's log", path.display())
+    file.during("making the container's log", path.display())?;
+    reach(Point::ContainerLog);
+    Ok(())
 }
 
 fn log_path(directory: Option<&Path>, request: &ContainerRequest) -> Option<PathBuf> {

@@ -11,6 +11,7 @@ use coracle_domain::{
     During, IdMapping, IpcMode, NetworkMode, PidMode, PodId, PodPhase, PodRequest, Refusal, Result, SecurityContext, TimeOffset,
     TimeOffsets, UserNamespace,
 };
+use coracle_failpoint::{Point, reach};
 use coracle_monitor::client::Monitor;
 use coracle_monitor::protocol::{self, Clock, Prepare};
 use rustix::mount::MountFlags;
@@ -91,7 +92,9 @@ impl Owner {
     fn make_directory(&self) -> Result<()> {
         let path = self.directory.path();
         // Searchable by all: containers of user namespaces reach their files in here.
-        DirBuilder::new().mode(0o711).create(path).during("making the pod's directory", path.display())
+        DirBuilder::new().mode(0o711).create(path).during("making the pod's directory", path.display())?;
+        reach(Point::PodDirectory);
+        Ok(())
     }
 
     /// Takes an address and the host ports asked for. They are on record before they are used.
@@ -172,6 +175,7 @@ impl Owner {
         let label = self.label()?.map(|label| format!(",context=\"{label}\"")).unwrap_or_default();
         let options = CString::new(format!("{SHM_OPTIONS}{label}")).during("naming the label of the pod's /dev/shm", path.display())?;
         rustix::mount::mount("shm", &path, "tmpfs", flags, options.as_c_str()).during("mounting the pod's /dev/shm on", path.display())?;
+        reach(Point::PodShm);
         match self.record.request.user_namespace {
             Some(users) => {
                 chown(&path, Some(users.uids.host()), Some(users.gids.host())).during("giving to the pod's root", path.display())

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use coracle_cgroup::{Hierarchy, Location};
 use coracle_domain::{ContainerId, During, Error, PodId, Result};
+use coracle_failpoint::{Point, reach};
 use coracle_monitor::client::Monitor;
 use coracle_network::Lease;
 use rustix::mount::UnmountFlags;
@@ -173,10 +174,11 @@ impl<'a> Teardown<'a> {
             // One that does not answer is killed below.
             let _ = within(ANSWER, "ending the monitor of pod", subject, monitor.shutdown()).await;
         }
-        match &self.subject.monitor {
-            Some(identity) => within(DEATH, "killing the monitor of pod", subject, process::end(identity)).await,
-            None => Ok(()),
+        if let Some(identity) = &self.subject.monitor {
+            within(DEATH, "killing the monitor of pod", subject, process::end(identity)).await?;
         }
+        reach(Point::MonitorEnd);
+        Ok(())
     }
 
     fn unmount(&self) -> Result<()> {
@@ -193,7 +195,7 @@ impl<'a> Teardown<'a> {
 fn unmount(path: &Path) -> Result<()> {
     loop {
         match rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-            Ok(()) => {}
+            Ok(()) => reach(Point::PodUnmount),
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => return Ok(()),
             Err(error) => return Err(io::Error::from(error)).during("unmounting", path.display()),
         }
@@ -202,7 +204,9 @@ fn unmount(path: &Path) -> Result<()> {
 
 /// Makes sure that a directory and all beneath it is gone.
 pub(super) fn remove_directory(path: &Path) -> Result<()> {
-    coracle_files::remove(path).during("removing", path.display())
+    coracle_files::remove(path).during("removing", path.display())?;
+    reach(Point::PodErase);
+    Ok(())
 }
 
 /// The errors of a list of steps that are all tried.

@@ -66,6 +66,7 @@ pub(super) fn apply(directory: &Path, archive: &mut Archive<impl BufRead>) -> Re
     while let Some(member) = archive.next().during("reading", "the archive")? {
         let made = applier.member(&member, archive);
         made.during("making", String::from_utf8_lossy(&member.path))?;
+        coracle_failpoint::reach(coracle_failpoint::Point::LayerMember);
     }
     Ok(applier.applied)
 }

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use coracle_domain::{During, ImageId, Result};
+use coracle_failpoint::{Point, reach};
 use tokio::sync::oneshot;
 
 use super::{Pin, Store, blocking};
@@ -68,6 +69,7 @@ impl Store {
         };
         let path = scratch.path().join("record.json");
         coracle_files::replace(&path, &encode(&record)?).during("writing", path.display())?;
+        reach(Point::LayerRecord);
         Ok((scratch, record))
     }
 
@@ -153,6 +155,7 @@ impl Store {
         let Some(image) = catalog.find(name) else { return Ok(Vec::new()) };
         let path = self.paths.image_record(&image.id);
         coracle_files::remove(&path).during("deleting", path.display())?;
+        reach(Point::ImageForget);
         self.publish(Catalog::new(catalog.images.values().filter(|other| other.id != image.id).cloned()));
         self.collect_garbage()
     }

@@ -46,7 +46,9 @@ impl Store {
     fn sync_disk(&self) -> Result<()> {
         let root = &self.paths.root;
         let directory = File::open(root).during("opening", root.display())?;
-        rustix::fs::syncfs(directory).during("syncing the file system of", root.display())
+        rustix::fs::syncfs(directory).during("syncing the file system of", root.display())?;
+        coracle_failpoint::reach(coracle_failpoint::Point::LayerSync);
+        Ok(())
     }
 
     fn mark_durable(&self, key: &LayerKey, serial: u64) -> Result<()> {

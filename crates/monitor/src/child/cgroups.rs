@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use coracle_failpoint::{Point, reach};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::write;
 
@@ -29,7 +30,9 @@ impl Entrances {
 
     /// Moves this process into each (cgroups(7): `0` is the writer).
     pub(crate) fn enter(&self) -> Result<()> {
-        self.0.iter().try_for_each(|(path, file)| write(file, b"0").map(drop).or_fault("entering the cgroup", path.display()))
+        self.0.iter().try_for_each(|(path, file)| write(file, b"0").map(drop).or_fault("entering the cgroup", path.display()))?;
+        reach(Point::ChildCgroup);
+        Ok(())
     }
 }
 

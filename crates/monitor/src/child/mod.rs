@@ -20,6 +20,7 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use coracle_failpoint::{Point, reach};
 use coracle_plan::{PidNamespace, Plan, Process, UserNamespace};
 use coracle_sys::namespace::{Namespace, unshare};
 use coracle_sys::process::close_others;
@@ -99,6 +100,7 @@ fn build(plan: &Plan, reporting: &Reporting) -> Result<Infallible> {
     let mut view = View::new(&plan.root)?;
     for step in &plan.steps {
         view.apply(step)?;
+        reach(Point::ChildStep);
     }
     run(plan, reporting)
 }
@@ -129,6 +131,7 @@ fn build_inside(plan: &Plan, beforehand: Beforehand, reporting: &Reporting) -> R
             Done::Mount(mount) => view.put(mount.as_fd(), step)?,
             Done::Nothing => view.apply(step)?,
         }
+        reach(Point::ChildStep);
     }
     run(plan, reporting)
 }
@@ -169,7 +172,7 @@ fn part(streams: &Streams, reporting: &Reporting, target: Option<BorrowedFd<'_>>
     let stage = "parting from";
     set_dumpable_behavior(DumpableBehavior::NotDumpable).or_fault(stage, "debuggers")?;
     take_streams([&streams.input, &streams.output, &streams.error]).or_fault(stage, "the monitor's standard streams")?;
-    let keep: Vec<BorrowedFd<'_>> = [Some(reporting.as_fd()), target].into_iter().flatten().collect();
+    let keep: Vec<BorrowedFd<'_>> = [Some(reporting.as_fd()), target, coracle_failpoint::descriptor()].into_iter().flatten().collect();
     close_others(&keep).or_fault(stage, "the monitor's descriptors")?;
     umask(Mode::empty());
     Ok(())

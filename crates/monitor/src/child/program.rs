@@ -5,6 +5,7 @@ use std::ffi::CString;
 use std::io;
 use std::path::Path;
 
+use coracle_failpoint::{Point, reach};
 use coracle_plan::{Bytes, Process};
 use coracle_sys::process::execute;
 use rustix::fs::{Access, Mode, OFlags, access};
@@ -41,6 +42,7 @@ pub(crate) fn run(process: &Process, missing: Missing, reporting: &Reporting) ->
         enter(directory, Missing::Refuse).or_fault("entering the working directory", directory.display())?;
     }
     umask(Mode::from_raw_mode(0o022));
+    reach(Point::ChildReady);
     coracle_sys::process::close_on_exec().or_fault("closing", "descriptors")?;
     coracle_sys::signal::unblock_all().or_fault("unblocking", "signals")?;
     reporting.report(&Report::Ready).or_fault("reporting to", "the monitor")?;

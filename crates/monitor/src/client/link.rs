@@ -5,6 +5,7 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use coracle_failpoint::{Point, reach};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::Deserialize;
@@ -77,6 +78,7 @@ impl Link {
             let descriptors = if sent == 0 { &descriptors[..] } else { &[] };
             sent += self.stream.async_io(Interest::WRITABLE, || send_some(&self.stream, rest, descriptors)).await?;
         }
+        reach(Point::MonitorCall);
         Ok(())
     }
 
@@ -90,12 +92,16 @@ impl Link {
         }
         while let Some(frame) = self.decoder.pop().map_err(io::Error::other)? {
             match serde_json::from_slice(&frame) {
-                Ok(Message::Reply { id, reply }) => self.deliver(id, reply),
+                Ok(Message::Reply { id, reply }) => {
+                    reach(Point::MonitorReply);
+                    self.deliver(id, reply);
+                }
                 Ok(Message::Event(Event::ExecExited { exec, code })) if self.execs.contains_key(&exec) => {
                     // Nobody may be waiting any more.
                     let _ = self.execs.remove(&exec).map(|waiting| waiting.send(code));
                 }
                 Ok(Message::Event(event)) => {
+                    reach(Point::MonitorEvent);
                     let _ = self.events.send(event);
                 }
                 Err(_) => self.pass_over(&frame)?,

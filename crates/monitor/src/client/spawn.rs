@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use coracle_domain::{During, Result};
+use coracle_failpoint::{Point, reach};
 use coracle_sys::mount::{Change, READ_ONLY, change};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, open, unlinkat};
 use rustix::io::Errno;
@@ -62,12 +63,14 @@ pub async fn spawn(program: &Program, directory: &Path) -> Result<()> {
     let mut child = Command::new(format!("/proc/self/fd/{}", program.handle.as_raw_fd()))
         .arg0("coracle-monitor")
         .env_clear()
+        .envs(coracle_failpoint::environment())
         .current_dir("/")
         .stdin(Stdio::from(OwnedFd::from(socket)))
         .stdout(Stdio::null())
         .stderr(Stdio::from(log))
         .spawn()
         .map_err(|error| super::failure::of_spawning(stage, directory.display(), error))?;
+    reach(Point::MonitorSpawn);
     // Reaped when it ends; how it ended is for those who talk to it to find out.
     tokio::spawn(async move { child.wait().await });
     Ok(())
@@ -78,7 +81,9 @@ fn listen(directory: &OwnedFd) -> io::Result<UnixListener> {
         Err(Errno::NOENT) => {}
         done => done?,
     }
-    UnixListener::bind(socket_path(directory))
+    let listener = UnixListener::bind(socket_path(directory))?;
+    reach(Point::MonitorSocket);
+    Ok(listener)
 }
 
 fn open_log(path: &Path) -> io::Result<File> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use coracle_failpoint::{Point, reach};
 use coracle_plan::{PidNamespace, Plan};
 use rustix::io::Errno;
 use rustix::process::{Signal, getpid};
@@ -94,6 +95,7 @@ impl Monitor {
             PidNamespace::Container(other) => Place::Of(&self.running(other)?.process),
         };
         let log = Log::open(start.log.as_deref())?;
+        reach(Point::LogOpen);
         let pipes = Pipes::new(&start, &plan)?;
         let (listening, reporting) = channel::new().or_fault(STARTING, &id)?;
         let process = process::make(place, true, &plan.cgroups, || child::start(&plan, &pipes.theirs, &reporting))?;

@@ -12,6 +12,7 @@ use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 
+use coracle_failpoint::{Point, reach};
 use coracle_sys::signal::SignalQueue;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
@@ -118,6 +119,7 @@ impl Monitor {
         coracle_sys::signal::reset_dispositions();
         coracle_sys::signal::block_all().or_fault("blocking", "signals")?;
         let signals = SignalQueue::new(&[Signal::CHILD.as_raw(), Signal::TERM.as_raw()], false).or_fault("reading", "signals")?;
+        reach(Point::MonitorStart);
         Ok(Self {
             listener,
             deaf: false,
@@ -258,6 +260,7 @@ impl Monitor {
     }
 
     fn reply(&mut self, asker: Asker, reply: Reply) {
+        reach(Point::MonitorAnswer);
         if let Some(connection) = self.connections.get_mut(&asker.connection)
             && connection.send(&Message::Reply { id: asker.call, reply }).is_err()
         {

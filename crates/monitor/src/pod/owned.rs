@@ -4,6 +4,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use coracle_failpoint::{Point, reach};
 use coracle_plan::UserNamespace;
 use coracle_sys::namespace::Namespace;
 use coracle_sys::process::{NewNamespaces, spawn};
@@ -42,6 +43,7 @@ pub(super) fn make(wanted: &Prepare, user: &UserNamespace) -> Result<()> {
         write(going, b"1").or_fault("making", subject)?;
     }
     await_ready(&listening)?;
+    reach(Point::NamespaceMake);
     settle(&maker, wanted, user)
 }
 
