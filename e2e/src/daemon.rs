@@ -59,6 +59,11 @@ impl Daemon {
         i32::try_from(self.process.id()).expect("a process id fits")
     }
 
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        matches!(self.process.try_wait(), Ok(Some(_)))
+    }
+
     /// Kills it, as the kernel would: it cannot say good-bye.
     pub(crate) fn kill(&mut self) {
         let _ = self.process.kill();

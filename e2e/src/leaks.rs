@@ -56,7 +56,8 @@ impl Footprint {
         }
     }
 
-    fn look(&self, expected: &Expected) -> Vec<String> {
+    /// What is there now, kind and name.
+    pub fn look(&self, expected: &Expected) -> Vec<String> {
         let mut found = Vec::new();
         for pid in self.processes().into_iter().filter(|pid| !expected.processes.contains(pid)) {
             found.push(format!("process {pid}: {}", host::command_line(pid)));
@@ -95,13 +96,18 @@ impl Footprint {
         runs.is_some() && monitors.any(|monitor| file(&monitor.path()) == runs)
     }
 
+    /// The processes that run the node's monitor.
+    pub fn all_monitors(&self) -> Vec<i32> {
+        self.processes().into_iter().filter(|pid| self.runs_monitor(*pid)).collect()
+    }
+
     /// The node's monitors that hold open what is named for a pod: the pod's own.
     pub fn monitors(&self, pod: &str) -> Vec<i32> {
         let holds = |pid: &i32| {
             let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
             files.filter_map(|file| fs::read_link(file.path()).ok()).any(|path| path.to_string_lossy().contains(pod))
         };
-        self.processes().into_iter().filter(|pid| self.runs_monitor(*pid)).filter(holds).collect()
+        self.all_monitors().into_iter().filter(holds).collect()
     }
 
     /// Mount points below the scratch directory, innermost last.

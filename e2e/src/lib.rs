@@ -12,6 +12,7 @@
 
 pub mod cri;
 mod daemon;
+pub mod fail_points;
 pub mod faults;
 pub mod frozen;
 pub mod host;

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use tonic::Status;
 
 use crate::daemon::Daemon;
+use crate::fail_points::FailPoints;
 use crate::image::{BuiltImage, Image};
 use crate::leaks::{self, Expected, Footprint};
 use crate::registry::{Access, Pushed, Registry};
@@ -30,6 +31,8 @@ pub struct Node {
     pub registry: Registry,
     /// The names of what it may leave behind.
     pub footprint: Footprint,
+    /// The line to a daemon that has fail points.
+    pub points: Option<FailPoints>,
     name: String,
     daemon: Option<Daemon>,
     /// What the daemon is started with beside the usual.
@@ -68,7 +71,22 @@ impl Node {
         Some(Self::start_with(target, |_| {}).await)
     }
 
+    /// A node whose daemon, `binary`, was built with fail points.
+    pub async fn with_fail_points(binary: PathBuf) -> Self {
+        let target = Target { binary, endpoint: None, ..Target::from_environment() };
+        let points = FailPoints::new(&target.directory);
+        // In memory, as these tests have the store wait for the disk all the time.
+        let storage_in_memory = |footprint: &Footprint| {
+            crate::host::run("mount", &["-t", "tmpfs", "coracle-e2e", &footprint.storage.to_string_lossy()]).expect("mounting a tmpfs");
+        };
+        Self::start_as(target, Some(points), storage_in_memory).await
+    }
+
     async fn start_with(target: Target, prepare: impl FnOnce(&Footprint)) -> Self {
+        Self::start_as(target, None, prepare).await
+    }
+
+    async fn start_as(target: Target, points: Option<FailPoints>, prepare: impl FnOnce(&Footprint)) -> Self {
         assert!(rustix::process::geteuid().is_root(), "the whole-program tests make namespaces, links and mounts: they must run as root");
         let name = node_name();
         let scratch = tempfile::Builder::new().prefix("c").tempdir_in(&target.directory).expect("making a scratch directory");
@@ -80,14 +98,17 @@ impl Node {
         let registry = Registry::start(&scratch.path().join("registry"), Access::Open);
         let subnet = Subnet::claim();
         let socket = target.endpoint.clone().unwrap_or_else(|| scratch.path().join("s"));
+        let variable = |points: &FailPoints| (coracle_failpoint::VARIABLE.to_owned(), points.path().to_string_lossy().into_owned());
+        let environment = points.iter().map(variable).collect();
         let mut node = Self {
             cri: Cri::new(&socket),
             target,
             registry,
             footprint,
+            points,
             name,
             daemon: None,
-            environment: Vec::new(),
+            environment,
             program: scratch.path().join("bin/coracle"),
             monitor: None,
             scratch,
@@ -122,12 +143,10 @@ impl Node {
     /// Starts the daemon again and waits until it serves.
     pub async fn start_daemon(&mut self) {
         self.launch_daemon();
-        if let Some(daemon) = &mut self.daemon {
-            daemon.serving(&self.cri).await;
-        }
+        self.serving().await;
     }
 
-    /// Starts the daemon again, and does not wait for it.
+    /// Starts the daemon again and does not wait.
     pub fn launch_daemon(&mut self) {
         let files = |name: &str| self.scratch.path().join(name);
         self.daemon = Some(Daemon::start(&self.program, &files("config.toml"), &files("daemon.log"), &self.environment));
@@ -150,6 +169,16 @@ impl Node {
             fs::write(place("coracle-monitor"), bytes).expect("writing the monitor");
         }
         fs::write(self.scratch.path().join("config.toml"), self.config()).expect("writing the daemon's configuration");
+    }
+
+    /// Waits until the daemon serves.
+    pub async fn serving(&mut self) {
+        self.daemon.as_mut().expect("the node has a daemon of its own").serving(&self.cri).await;
+    }
+
+    /// Whether there is no daemon any more.
+    pub fn daemon_has_ended(&mut self) -> bool {
+        self.daemon.as_mut().is_none_or(Daemon::has_ended)
     }
 
     /// What the daemon has said so far.
@@ -272,6 +301,11 @@ impl Node {
             assert_eq!(status.code(), code, "{}", status.message());
             assert!(status.message().contains(subject), "the message does not name {subject:?}: {}", status.message());
         }
+    }
+
+    /// What is there beside the daemon and the registry, pods' things too: to be compared with a later look.
+    pub fn objects(&self) -> BTreeSet<String> {
+        self.footprint.look(&self.expected()).into_iter().collect()
     }
 
     /// What is there although nothing should be but the daemon: for tests that look in the middle.

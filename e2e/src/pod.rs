@@ -21,6 +21,11 @@ pub struct Pod {
 }
 
 impl Pod {
+    /// The same pod, asked over another connection.
+    pub fn through(&self, cri: &Cri) -> Self {
+        Self { cri: cri.clone(), ..self.clone() }
+    }
+
     /// CreateContainer.
     pub async fn try_create(&self, spec: &ContainerSpec) -> Result<Container, Status> {
         let id = self.cri.create(&self.id, &self.config, &spec.config).await?;
@@ -106,6 +111,11 @@ pub struct Container {
 }
 
 impl Container {
+    /// The same container, asked over another connection.
+    pub fn through(&self, cri: &Cri) -> Self {
+        Self { cri: cri.clone(), ..self.clone() }
+    }
+
     /// StartContainer.
     pub async fn start(&self) {
         self.cri.start(&self.id).await.unwrap_or_else(|status| panic!("StartContainer: {status}"));

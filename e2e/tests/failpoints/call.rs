@@ -1,0 +1,176 @@
+//! The calls that are interrupted: what each needs beforehand, and the call itself.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use coracle_e2e::api::{NamespaceMode, Protocol, ReopenContainerLogRequest, UpdateContainerResourcesRequest};
+use coracle_e2e::{Container, ContainerSpec, Pod, PodSpec, Status, api};
+
+use crate::stage::Stage;
+
+/// A kind of pod: the two between them have something of everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// A network of its own, ports of the node, a kernel parameter, cgroups where the daemon wants them.
+    Own,
+    /// The node's network, process ids shared in the pod, cgroups under a kubelet's.
+    Host,
+}
+
+/// A call that is interrupted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Call {
+    PullImage,
+    RunPodSandbox(Kind),
+    CreateContainer(Kind),
+    StartContainer(Kind),
+    ExecSync,
+    UpdateContainerResources,
+    ReopenContainerLog,
+    StopContainer,
+    RemoveContainer(Kind),
+    StopPodSandbox(Kind),
+    RemovePodSandbox(Kind),
+    RemoveImage,
+    /// No call: the daemon's own start, with a pod that runs and one that was being made.
+    Restart,
+}
+
+/// What a call needs, and what it is about.
+pub(crate) struct Scene {
+    pub(crate) spec: PodSpec,
+    pub(crate) pod: Option<Pod>,
+    pub(crate) to_be: ContainerSpec,
+    pub(crate) container: Option<Container>,
+    /// The container's processes before the call.
+    pub(crate) processes: Vec<i32>,
+}
+
+pub(crate) type Answer = Result<String, Status>;
+type Pending = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+/// The limit that UpdateContainerResources sets, bytes.
+pub(crate) const NEW_LIMIT: i64 = 48 << 20;
+/// Ends with 3 when it is asked to.
+const POLITE: &str = "trap 'exit 3' TERM; sleep 100000 & echo ready; wait";
+
+impl Call {
+    /// All of them, in the order of a pod's life.
+    pub(crate) fn all() -> Vec<Self> {
+        let mut all = vec![Self::PullImage];
+        for kind in [Kind::Own, Kind::Host] {
+            all.extend([Self::RunPodSandbox(kind), Self::CreateContainer(kind), Self::StartContainer(kind)]);
+        }
+        all.extend([Self::ExecSync, Self::UpdateContainerResources, Self::ReopenContainerLog, Self::StopContainer]);
+        for kind in [Kind::Own, Kind::Host] {
+            all.extend([Self::RemoveContainer(kind), Self::StopPodSandbox(kind), Self::RemovePodSandbox(kind)]);
+        }
+        all.extend([Self::RemoveImage, Self::Restart]);
+        all
+    }
+
+    fn kind(self) -> Kind {
+        match self {
+            Self::RunPodSandbox(kind) | Self::CreateContainer(kind) | Self::StartContainer(kind) => kind,
+            Self::RemoveContainer(kind) | Self::StopPodSandbox(kind) | Self::RemovePodSandbox(kind) => kind,
+            _ => Kind::Own,
+        }
+    }
+
+    fn needs_pod(self) -> bool {
+        !matches!(self, Self::PullImage | Self::RemoveImage | Self::RunPodSandbox(_))
+    }
+
+    fn needs_container(self) -> bool {
+        self.needs_pod() && !matches!(self, Self::CreateContainer(_))
+    }
+
+    /// Makes what the call needs.
+    pub(crate) async fn prepare(self, stage: &mut Stage) -> Scene {
+        if self == Self::RemoveImage {
+            stage.node.cri.pull(&stage.small.reference, None).await.unwrap_or_else(|status| panic!("PullImage: {status}"));
+        }
+        let spec = pod_spec(stage, self.kind());
+        let to_be = container_spec(stage, self);
+        let mut scene = Scene { spec, pod: None, to_be, container: None, processes: Vec::new() };
+        if self.needs_pod() {
+            scene.pod = Some(stage.node.run(&scene.spec).await);
+        }
+        if let (Some(pod), true) = (&scene.pod, self.needs_container()) {
+            let container = pod.create(&scene.to_be).await;
+            if !matches!(self, Self::StartContainer(_)) {
+                container.start().await;
+                container.logged("ready").await;
+                scene.processes = container.host_pids();
+            }
+            scene.container = Some(container);
+        }
+        if let (Self::ReopenContainerLog, Some(container)) = (self, &scene.container) {
+            std::fs::rename(&container.log, container.log.with_extension("old")).expect("moving the log");
+        }
+        scene
+    }
+
+    /// The call.
+    pub(crate) fn make(self, stage: &Stage, scene: &Scene) -> Pending {
+        let cri = stage.node.cri.clone();
+        let pod = scene.pod.as_ref().map(|pod| pod.id.clone()).unwrap_or_default();
+        let container = scene.container.as_ref().map(|container| container.id.clone()).unwrap_or_default();
+        let (handler, image) = (stage.node.target.handler.clone(), stage.small.reference.clone());
+        let (sandbox, to_be) = (stage.node.complete(&scene.spec).config, scene.to_be.config.clone());
+        Box::pin(async move {
+            let done = match self {
+                Self::PullImage => return cri.pull(&image, None).await,
+                Self::RunPodSandbox(_) => return cri.run_pod(&sandbox, &handler).await,
+                Self::CreateContainer(_) => return cri.create(&pod, &sandbox, &to_be).await,
+                Self::StartContainer(_) => cri.start(&container).await,
+                Self::ExecSync => cri.exec(&container, &["/bin/true"], 0).await.map(drop),
+                Self::UpdateContainerResources => {
+                    let linux = api::LinuxContainerResources { memory_limit_in_bytes: NEW_LIMIT, ..Default::default() };
+                    let request = UpdateContainerResourcesRequest { container_id: container, linux: Some(linux), ..Default::default() };
+                    cri.runtime().update_container_resources(request).await.map(drop)
+                }
+                Self::ReopenContainerLog => {
+                    cri.runtime().reopen_container_log(ReopenContainerLogRequest { container_id: container }).await.map(drop)
+                }
+                Self::StopContainer => cri.stop(&container, 100).await,
+                Self::RemoveContainer(_) => cri.remove(&container).await,
+                Self::StopPodSandbox(_) => cri.stop_pod(&pod).await,
+                Self::RemovePodSandbox(_) => cri.remove_pod(&pod).await,
+                Self::RemoveImage => cri.remove_image(&image).await,
+                Self::Restart => Ok(()),
+            };
+            done.map(|()| String::new())
+        })
+    }
+}
+
+fn pod_spec(stage: &mut Stage, kind: Kind) -> PodSpec {
+    let spec = PodSpec::new(&stage.new_name("pod"));
+    match kind {
+        Kind::Own => {
+            spec.host_port(Protocol::Tcp, "", stage.port, 80).host_port(Protocol::Udp, "127.0.0.1", stage.port, 53).with(|config| {
+                let linux = config.linux.get_or_insert_default();
+                linux.sysctls.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "1000".to_owned());
+            })
+        }
+        Kind::Host => {
+            let mut spec = spec.host_network();
+            spec.namespaces().pid = NamespaceMode::Pod.into();
+            let parent = stage.kubelets_parent();
+            spec.with(|config| config.linux.get_or_insert_default().cgroup_parent = parent)
+        }
+    }
+}
+
+fn container_spec(stage: &mut Stage, call: Call) -> ContainerSpec {
+    let volume = stage.node.scratch().join("volumes").join(stage.new_name("volume"));
+    let mut spec = ContainerSpec::new("main", &stage.image).mount(&volume.to_string_lossy(), "/volume", false).resources(|resources| {
+        resources.memory_limit_in_bytes = 64 << 20;
+        resources.cpu_shares = 512;
+    });
+    if call.kind() == Kind::Host {
+        spec.namespaces().pid = NamespaceMode::Pod.into();
+    }
+    spec.script(POLITE)
+}
