@@ -163,6 +163,7 @@ impl Queue {
 
     fn done(&self, case: Case, outcome: Outcome) {
         let mut board = self.board();
+        eprintln!("{case}: {outcome:?} and well, {} to go", board.waiting.len());
         match outcome {
             Outcome::Killed => *board.killed.entry(case.point.name()).or_default() += 1,
             Outcome::Missed => board.missed.push(case),

@@ -34,7 +34,7 @@ pub(crate) struct Stage {
     /// A port of the node that nobody has.
     pub(crate) port: u16,
     bystander: Pod,
-    steady: Container,
+    steady: Bystander,
     before: Before,
     half_made: Option<PodSpec>,
     serial: u32,
@@ -45,8 +45,21 @@ struct Before {
     objects: BTreeSet<String>,
     store: Store,
     with_small: Store,
-    steady: (Vec<i32>, i64),
     monitors: Vec<i32>,
+}
+
+/// A container that has nothing to do with any case.
+pub(crate) struct Bystander {
+    container: Container,
+    /// Its processes, and when each started (`/proc/PID/stat`).
+    processes: Vec<(i32, Option<u64>)>,
+}
+
+impl Bystander {
+    fn of(container: Container) -> Self {
+        let processes = container.host_pids().into_iter().map(|pid| (pid, started(pid))).collect();
+        Self { container, processes }
+    }
 }
 
 impl Stage {
@@ -55,7 +68,7 @@ impl Stage {
         let image = node.busybox().await;
         let small = node.push("small", &small_image());
         let bystander = node.pod("bystander").await;
-        let steady = bystander.start(&ContainerSpec::new("steady", &image)).await;
+        let steady = Bystander::of(bystander.start(&ContainerSpec::new("steady", &image)).await);
         let mut stage = Self {
             node,
             image,
@@ -63,13 +76,7 @@ impl Stage {
             port: free_port(),
             bystander,
             steady,
-            before: Before {
-                objects: BTreeSet::new(),
-                store: Store::new(),
-                with_small: Store::new(),
-                steady: (Vec::new(), 0),
-                monitors: Vec::new(),
-            },
+            before: Before { objects: BTreeSet::new(), store: Store::new(), with_small: Store::new(), monitors: Vec::new() },
             half_made: None,
             serial: 0,
         };
@@ -89,8 +96,7 @@ impl Stage {
         let with_small = self.settled_store().await;
         cri.remove_image(&self.small.reference).await.unwrap_or_else(|status| panic!("RemoveImage: {status}"));
         assert_eq!(self.settled_store().await, store, "an image that came and went leaves nothing");
-        let steady = (self.steady.host_pids(), self.steady.status().await.started_at);
-        Before { objects: self.objects(), store, with_small, steady, monitors: self.all_monitors() }
+        Before { objects: self.objects(), store, with_small, monitors: self.all_monitors() }
     }
 
     /// The same for another runtime: connections belong to the one they were made in.
@@ -98,7 +104,7 @@ impl Stage {
         let cri = Cri::new(self.node.cri.socket());
         self.node.cri = cri.clone();
         self.bystander = self.bystander.through(&cri);
-        self.steady = self.steady.through(&cri);
+        self.steady.container = self.steady.container.through(&cri);
         self
     }
 
@@ -176,32 +182,37 @@ impl Stage {
     }
 
     /// A container of the bystander's that ends with 7 as soon as it is told, whether or not there is a daemon.
-    pub(crate) async fn leaver(&mut self) -> Container {
+    pub(crate) async fn leaver(&mut self) -> Bystander {
         let name = self.new_name("leaver");
         rustix::fs::mknodat(CWD, self.shm(&name), FileType::Fifo, Mode::from_raw_mode(0o666), 0).expect("making a pipe");
         let script = format!("read word </dev/shm/{name}; exit 7");
-        self.bystander.start(&ContainerSpec::new(&name, &self.image).script(&script)).await
+        let container = self.bystander.start(&ContainerSpec::new(&name, &self.image).script(&script)).await;
+        Bystander::of(container)
     }
 
     /// Tells it, and waits for its end without asking anybody.
-    pub(crate) async fn see_off(&self, leaver: &Container) {
+    pub(crate) async fn see_off(&self, leaver: &Bystander) {
         let pipe = self.shm(&format!("leaver{}", self.serial));
         let tell = || rustix::fs::open(&pipe, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
         eventually("the container that is to leave", || async { tell().and_then(|pipe| rustix::io::write(pipe, b"go\n")).ok() }).await;
-        eventually("its end", || async { leaver.host_pids().is_empty().then_some(()) }).await;
+        eventually("its end", || async { (!leaver.processes.iter().any(|&(pid, _)| host::is_alive(pid))).then_some(()) }).await;
         fs::remove_file(&pipe).expect("removing the pipe");
     }
 
     /// Nobody else has noticed anything.
-    pub(crate) async fn check_bystanders(&self, leaver: &Container) {
-        let status = leaver.exited().await;
+    pub(crate) async fn check_bystanders(&self, leaver: &Bystander) {
+        let status = leaver.container.exited().await;
         assert_eq!((status.exit_code, status.reason.as_str()), (7, "Error"), "of the container that ended meanwhile: {status:?}");
         assert!(status.finished_at >= status.started_at && status.started_at > 0, "{status:?}");
-        leaver.remove().await;
-        let status = self.steady.status().await;
+        leaver.container.remove().await;
+        let Bystander { container, processes } = &self.steady;
+        let status = container.status().await;
         assert_eq!(status.state(), ContainerState::ContainerRunning, "the bystander: {status:?}");
-        assert_eq!((self.steady.host_pids(), status.started_at), self.before.steady, "the bystander is the same");
-        assert_eq!(self.steady.exec(&["/bin/true"]).await.code, 0);
+        assert!(
+            status.started_at > 0 && processes.iter().all(|&(pid, then)| then.is_some() && started(pid) == then),
+            "the bystander is the same"
+        );
+        assert_eq!(container.exec(&["/bin/true"]).await.code, 0);
     }
 
     /// Where no kubelet has made a pod's cgroup, the daemon does, and marks it as its own to remove. One that it had no time
@@ -293,6 +304,12 @@ fn small_image() -> Image {
     let base = Layer::new().directory("srv", 0o755, (0, 0)).file("srv/one", 0o644, b"one").symlink("srv/link", "one").into_tar();
     let upper = Layer::new().file("srv/two", 0o600, b"two").file("srv/three", 0o644, &[3; 5000]).into_tar();
     Image::scratch().layer(&base, Compression::Gzip).layer(&upper, Compression::Zstd)
+}
+
+/// When a process started: field 22 of its stat (proc(5)).
+fn started(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(')').next()?.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// A port that nobody on the machine has.
