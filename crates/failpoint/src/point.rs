@@ -96,3 +96,17 @@ points! {
     Monitor ExitDraft "exit.draft": "How a container ended is written, under another name still.";
     Monitor ExitRename "exit.rename": "How a container ended is on record, and nobody told yet.";
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_say_room_and_effect() {
+        let names: HashSet<&str> = Point::ALL.iter().map(|point| point.name()).collect();
+        assert_eq!(names.len(), Point::ALL.len());
+        assert!(names.iter().all(|name| name.split('.').count() == 2), "{names:?}");
+    }
+}

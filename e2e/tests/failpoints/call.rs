@@ -8,13 +8,15 @@ use coracle_e2e::{Container, ContainerSpec, Pod, PodSpec, Status, api};
 
 use crate::stage::Stage;
 
-/// A kind of pod: the two between them have something of everything.
+/// A kind of pod: between them they have something of everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     /// A network of its own, ports of the node, a kernel parameter, cgroups where the daemon wants them.
     Own,
     /// The node's network, process ids shared in the pod, cgroups under a kubelet's.
     Host,
+    /// Users of its own, process ids shared: other ways to its namespaces and into its containers.
+    Users,
 }
 
 /// A call that is interrupted.
@@ -55,8 +57,8 @@ pub(crate) const NEW_LIMIT: i64 = 48 << 20;
 const POLITE: &str = "trap 'exit 3' TERM; sleep 100000 & echo ready; wait";
 
 impl Call {
-    /// All of them, in the order of a pod's life.
-    pub(crate) fn all() -> Vec<Self> {
+    /// All of them, in the order of a pod's life. Where there are `users`, pods can have user namespaces.
+    pub(crate) fn all(users: bool) -> Vec<Self> {
         let mut all = vec![Self::PullImage];
         for kind in [Kind::Own, Kind::Host] {
             all.extend([Self::RunPodSandbox(kind), Self::CreateContainer(kind), Self::StartContainer(kind)]);
@@ -64,6 +66,9 @@ impl Call {
         all.extend([Self::ExecSync, Self::UpdateContainerResources, Self::ReopenContainerLog, Self::StopContainer]);
         for kind in [Kind::Own, Kind::Host] {
             all.extend([Self::RemoveContainer(kind), Self::StopPodSandbox(kind), Self::RemovePodSandbox(kind)]);
+        }
+        if users {
+            all.extend([Self::RunPodSandbox(Kind::Users), Self::StartContainer(Kind::Users), Self::StopPodSandbox(Kind::Users)]);
         }
         all.extend([Self::RemoveImage, Self::Restart]);
         all
@@ -154,6 +159,11 @@ fn pod_spec(stage: &mut Stage, kind: Kind) -> PodSpec {
                 linux.sysctls.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "1000".to_owned());
             })
         }
+        Kind::Users => {
+            let mut spec = spec.users(1_310_720, 65_536);
+            spec.namespaces().pid = NamespaceMode::Pod.into();
+            spec
+        }
         Kind::Host => {
             let mut spec = spec.host_network();
             spec.namespaces().pid = NamespaceMode::Pod.into();
@@ -169,7 +179,7 @@ fn container_spec(stage: &mut Stage, call: Call) -> ContainerSpec {
         resources.memory_limit_in_bytes = 64 << 20;
         resources.cpu_shares = 512;
     });
-    if call.kind() == Kind::Host {
+    if call.kind() != Kind::Own {
         spec.namespaces().pid = NamespaceMode::Pod.into();
     }
     spec.script(POLITE)

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use coracle_e2e::api::{ContainerState, PodSandbox};
+use coracle_e2e::api::{ContainerState, PodSandbox, StatusRequest};
 use coracle_e2e::fail_points::FailPoints;
 use coracle_e2e::image::Image;
 use coracle_e2e::layer::{Compression, Layer};
@@ -106,6 +106,12 @@ impl Stage {
         self.bystander = self.bystander.through(&cri);
         self.steady.container = self.steady.container.through(&cri);
         self
+    }
+
+    /// Whether pods can have users of their own here.
+    pub(crate) async fn has_user_namespaces(&self) -> bool {
+        let status = self.node.cri.runtime().status(StatusRequest { verbose: false }).await.expect("Status").into_inner();
+        status.runtime_handlers.iter().any(|handler| handler.features.as_ref().is_some_and(|features| features.user_namespaces))
     }
 
     pub(crate) fn points(&self) -> &FailPoints {

@@ -130,7 +130,8 @@ impl Owner {
                     self.note_exit(&id, &exit).await;
                 }
                 Some(_) => {}
-                None => (self.monitor, self.events) = (None, None),
+                // The owner hears the same again, when it is done with this, and ends the pod.
+                None => self.monitor = None,
             }
         }
         Ok(())
