@@ -50,15 +50,16 @@ struct Before {
 
 /// A container that has nothing to do with any case.
 pub(crate) struct Bystander {
+    name: String,
     container: Container,
     /// Its processes, and when each started (`/proc/PID/stat`).
     processes: Vec<(i32, Option<u64>)>,
 }
 
 impl Bystander {
-    fn of(container: Container) -> Self {
+    fn of(name: &str, container: Container) -> Self {
         let processes = container.host_pids().into_iter().map(|pid| (pid, started(pid))).collect();
-        Self { container, processes }
+        Self { name: name.to_owned(), container, processes }
     }
 }
 
@@ -68,7 +69,7 @@ impl Stage {
         let image = node.busybox().await;
         let small = node.push("small", &small_image());
         let bystander = node.pod("bystander").await;
-        let steady = Bystander::of(bystander.start(&ContainerSpec::new("steady", &image)).await);
+        let steady = Bystander::of("steady", bystander.start(&ContainerSpec::new("steady", &image)).await);
         let mut stage = Self {
             node,
             image,
@@ -193,12 +194,12 @@ impl Stage {
         rustix::fs::mknodat(CWD, self.shm(&name), FileType::Fifo, Mode::from_raw_mode(0o666), 0).expect("making a pipe");
         let script = format!("read word </dev/shm/{name}; exit 7");
         let container = self.bystander.start(&ContainerSpec::new(&name, &self.image).script(&script)).await;
-        Bystander::of(container)
+        Bystander::of(&name, container)
     }
 
     /// Tells it, and waits for its end without asking anybody.
     pub(crate) async fn see_off(&self, leaver: &Bystander) {
-        let pipe = self.shm(&format!("leaver{}", self.serial));
+        let pipe = self.shm(&leaver.name);
         let tell = || rustix::fs::open(&pipe, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
         eventually("the container that is to leave", || async { tell().and_then(|pipe| rustix::io::write(pipe, b"go\n")).ok() }).await;
         eventually("its end", || async { (!leaver.processes.iter().any(|&(pid, _)| host::is_alive(pid))).then_some(()) }).await;
@@ -211,7 +212,7 @@ impl Stage {
         assert_eq!((status.exit_code, status.reason.as_str()), (7, "Error"), "of the container that ended meanwhile: {status:?}");
         assert!(status.finished_at >= status.started_at && status.started_at > 0, "{status:?}");
         leaver.container.remove().await;
-        let Bystander { container, processes } = &self.steady;
+        let Bystander { container, processes, .. } = &self.steady;
         let status = container.status().await;
         assert_eq!(status.state(), ContainerState::ContainerRunning, "the bystander: {status:?}");
         assert!(
