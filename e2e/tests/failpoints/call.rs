@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use coracle_e2e::api::{NamespaceMode, Protocol, ReopenContainerLogRequest, UpdateContainerResourcesRequest};
 use coracle_e2e::{Container, ContainerSpec, Pod, PodSpec, Status, api};
@@ -143,7 +144,12 @@ impl Call {
                 Self::StopPodSandbox(_) => cri.stop_pod(&pod).await,
                 Self::RemovePodSandbox(_) => cri.remove_pod(&pod).await,
                 Self::RemoveImage => cri.remove_image(&image).await,
-                Self::Restart => Ok(()),
+                Self::Restart => {
+                    while cri.version().await.is_err() {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                    Ok(())
+                }
             };
             done.map(|()| String::new())
         })

@@ -135,6 +135,9 @@ impl Stage {
 
     fn objects(&self) -> BTreeSet<String> {
         let mut objects = self.node.objects();
+        // An empty cgroup for execs stays with its container, one of each daemon that made any in it.
+        let of_execs = format!("{}/exec-", self.steady.container.id);
+        objects.retain(|object| !object.contains(&of_execs));
         objects.extend(host::cgroups(Path::new(&self.kubelets())).iter().map(|path| format!("kubelet's cgroup {}", path.display())));
         objects
     }
