@@ -151,6 +151,10 @@ impl Case {
         } else if let Turn::Halted = turn {
             self.kill(stage).await;
             stage.points().clear();
+            if self.call == Call::Restart {
+                call.abort();
+                return (Outcome::Killed, None);
+            }
             let answered = tokio::time::timeout(Duration::from_secs(40), call).await.expect("the call hangs");
             // Whether it could be made nevertheless is seen from what is there.
             drop(answered.expect("the call itself does not panic"));
