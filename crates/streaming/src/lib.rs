@@ -42,6 +42,8 @@ mod backend;
 mod clock;
 mod flow;
 mod forward;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod gather;
 mod handshake;
 mod outgoing;

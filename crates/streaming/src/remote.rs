@@ -26,7 +26,7 @@ use crate::pump::{Sink, Source, inwards, nowhere, outwards};
 use crate::status::Report;
 
 /// A terminal's size takes some thirty bytes; more than this is none.
-const MAX_SIZE: usize = 1 << 10;
+pub(crate) const MAX_SIZE: usize = 1 << 10;
 
 /// The client's side of a session with a program.
 pub(crate) struct Client {
@@ -133,7 +133,7 @@ async fn resize(from: Option<Incoming>, to: Option<Box<dyn Fn(TerminalSize) + Se
 }
 
 /// Takes the whole sizes out of `text`; what is none is forgotten, with all that stands after it.
-fn sizes(text: &mut Vec<u8>) -> Vec<TerminalSize> {
+pub(crate) fn sizes(text: &mut Vec<u8>) -> Vec<TerminalSize> {
     let mut sizes = Vec::new();
     let mut stream = serde_json::Deserializer::from_slice(text).into_iter::<TerminalSize>();
     let rest = loop {

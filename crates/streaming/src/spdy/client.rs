@@ -47,7 +47,7 @@ pub(crate) struct Listener<S> {
 pub(crate) fn client<S: AsyncRead + AsyncWrite>(io: S) -> (Speaker<S>, Listener<S>) {
     let (read, write) = tokio::io::split(io);
     let speaker = Speaker { io: write, deflater: Compressor::new(), next: 1 };
-    (speaker, Listener { io: read, decoder: Decoder::default(), buffer: BytesMut::new() })
+    (speaker, Listener::new(read))
 }
 
 impl<S: AsyncWrite> Speaker<S> {
@@ -107,6 +107,10 @@ pub(crate) struct Heard {
 }
 
 impl<S: AsyncRead> Listener<S> {
+    pub(crate) fn new(io: ReadHalf<S>) -> Self {
+        Self { io, decoder: Decoder::default(), buffer: BytesMut::new() }
+    }
+
     /// The next event; none at the connection's end.
     pub(crate) async fn event(&mut self) -> Option<Event> {
         loop {

@@ -22,7 +22,11 @@ pub use frame::Violation;
 pub use headers::Headers;
 pub(crate) use writer::{Room, Writer};
 
-#[cfg(test)]
+#[cfg(fuzzing)]
+pub(crate) use client::Listener;
+
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(fuzzing, allow(dead_code))]
 pub(crate) mod client;
 #[cfg(test)]
 mod tests;
