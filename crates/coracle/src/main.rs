@@ -4,7 +4,6 @@
 
 #![forbid(unsafe_code)]
 
-mod accept;
 mod backend;
 mod cli;
 mod client;

@@ -3,15 +3,16 @@
 //! Ending means to stop answering: no more calls are taken, those under way may end (`serving`). Pods live on under
 //! their monitors, and the next daemon takes them over.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_cgroup::Hierarchy;
+use coracle_cri::server::listen;
 use coracle_domain::{During, Failure, Refusal, Result};
 use coracle_engine::{Engine, Layout, OpenFiles, Parts, Program};
 use coracle_files::Quarantine;
@@ -22,7 +23,6 @@ use coracle_streaming::Server;
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
@@ -70,6 +70,8 @@ async fn serve(config: Option<&Path>) -> Result<()> {
     let streaming = config.streaming.settings()?;
     let engine = Arc::new(Engine::start(parts(config).await?).await?);
     let streaming = Server::bind(streaming, Sessions(Arc::clone(&engine))).await?;
+    // The lock says that a socket that is there is nobody's.
+    socket.parent().map_or(Ok(()), make_directory)?;
     let listener = listen(&socket)?;
     let pods = engine.known_pods();
     let mut serving = Serving::begin(listener, Arc::clone(&engine), streaming)?;
@@ -147,20 +149,6 @@ fn lock(state: &Path) -> Result<File> {
 
 fn make_directory(path: &Path) -> Result<()> {
     DirBuilder::new().recursive(true).mode(0o711).create(path).during("making", path.display())
-}
-
-/// Root and its group may call, nobody else. The lock says that a socket that is there is nobody's.
-fn listen(path: &Path) -> Result<UnixListener> {
-    if let Some(parent) = path.parent() {
-        make_directory(parent)?;
-    }
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).during("removing the old socket", path.display()),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path).during("listening on", path.display())?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o660)).during("setting the mode of", path.display())?;
-    Ok(listener)
 }
 
 async fn told_to_end() -> Result<()> {

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_cri::server::{Bounds, Callers};
 use coracle_cri::{Deadlines, Ending};
 use coracle_domain::{During, Result};
 use coracle_engine::Engine;
@@ -17,7 +18,6 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::info;
 
-use crate::accept;
 use crate::backend::Sessions;
 
 /// How long calls and sessions under way may take to finish when the daemon is told to end. Most end by themselves; of those
@@ -47,10 +47,11 @@ impl Serving {
         let socket = listener.as_fd().try_clone_to_owned().during("serving", "calls")?;
         let (end, ends) = watch::channel(false);
         let (cut_off, over) = watch::channel(false);
-        let server = tonic::transport::Server::builder()
-            .layer(tower::layer::layer_fn(move |service| Ending::of(Deadlines::of(service), over.clone())))
+        let bounds = Bounds::default();
+        let server = coracle_cri::server::builder()
+            .layer(tower::layer::layer_fn(move |service| bounds.around(Ending::of(Deadlines::of(service), over.clone()))))
             .add_routes(coracle_cri::routes(engine, streaming.urls()));
-        let calls = tokio::spawn(server.serve_with_incoming_shutdown(Box::pin(accept::connections(listener)), told(ends.clone())));
+        let calls = tokio::spawn(server.serve_with_incoming_shutdown(Callers::of(listener), told(ends.clone())));
         let sessions = tokio::spawn(streaming.serve(told(ends)));
         Ok(Self { calls, sessions, socket, end, cut_off })
     }

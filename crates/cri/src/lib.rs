@@ -20,6 +20,8 @@ mod container_status;
 mod deadline;
 mod ending;
 mod filter;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod image;
 mod metrics;
 mod mount;
@@ -30,6 +32,7 @@ mod resources;
 #[cfg(test)]
 mod samples;
 mod security;
+pub mod server;
 mod service;
 mod signal;
 mod stats;

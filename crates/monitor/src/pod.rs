@@ -3,7 +3,9 @@
 mod clocks;
 mod owned;
 
+use std::fs::DirBuilder;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use coracle_failpoint::{Point, reach};
@@ -43,7 +45,7 @@ impl Pod {
             Some(_) => return Err(Errno::ALREADY).or_fault(stage, wanted.pins.display()),
             None => {}
         }
-        std::fs::create_dir_all(&wanted.pins).or_fault("making the directory", wanted.pins.display())?;
+        DirBuilder::new().recursive(true).mode(0o711).create(&wanted.pins).or_fault("making the directory", wanted.pins.display())?;
         clocks::make_namespace(&wanted)?;
         make_namespaces(&wanted)?;
         for (name, value) in wanted.sysctls.iter().filter(|(name, _)| wanted.user.is_none() || sysctl::is_of_node_root(name)) {

@@ -221,3 +221,22 @@ fn stop_signal(request: &ContainerRequest, image: &ImageDefaults) -> Result<i32>
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_made_in_its_own_place_or_not_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        make_log(&path("pod/app/0.log")).unwrap();
+        assert!(path("pod/app/0.log").is_file());
+        std::os::unix::fs::symlink(path("elsewhere"), path("link")).unwrap();
+        let error = make_log(&path("link")).unwrap_err().to_string();
+        assert!(error.contains("link") && !path("elsewhere").exists(), "{error}");
+        rustix::fs::mknodat(rustix::fs::CWD, path("pipe"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+        // It is refused, and at once: nobody reads from it.
+        make_log(&path("pipe")).unwrap_err();
+    }
+}

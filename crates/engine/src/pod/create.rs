@@ -91,8 +91,10 @@ impl Owner {
 
     fn make_directory(&self) -> Result<()> {
         let path = self.directory.path();
-        // Searchable by all: containers of user namespaces reach their files in here.
-        DirBuilder::new().mode(0o711).create(path).during("making the pod's directory", path.display())?;
+        // Containers of user namespaces reach their files in here, so that it must be searchable. Otherwise it is nobody's
+        // business: the pod's /dev/shm, for one, is writable by all.
+        let mode = if self.record.request.user_namespace.is_some() { 0o711 } else { 0o700 };
+        DirBuilder::new().mode(mode).create(path).during("making the pod's directory", path.display())?;
         reach(Point::PodDirectory);
         Ok(())
     }

@@ -1,9 +1,9 @@
 //! Starting a monitor: from a large process, without copying it, and from a binary that containers cannot write to.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -83,6 +83,8 @@ fn listen(directory: &OwnedFd) -> io::Result<UnixListener> {
     }
     let listener = UnixListener::bind(socket_path(directory))?;
     reach(Point::MonitorSocket);
+    // The directory's mode keeps others away until now.
+    std::fs::set_permissions(socket_path(directory), Permissions::from_mode(0o600))?;
     Ok(listener)
 }
 
