@@ -153,6 +153,15 @@ fn hugepages(home: Home, directory: &Path) -> Vec<HugepageUsage> {
     sizes.into_iter().filter_map(usage).collect()
 }
 
+/// Reads a text as every file here: for fuzzers.
+#[cfg(fuzzing)]
+pub(crate) fn read_arbitrary(text: &str) {
+    for home in [Home::Legacy, Home::Unified] {
+        let _ = throttling(home, text);
+    }
+    let _ = text.lines().filter_map(transfers).count();
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

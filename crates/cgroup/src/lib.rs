@@ -27,6 +27,8 @@ mod detect;
 mod device;
 mod exec;
 mod file;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod hierarchy;
 mod location;
 mod pressure;

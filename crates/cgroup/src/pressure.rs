@@ -29,7 +29,7 @@ impl Cgroup {
     }
 }
 
-fn parse(text: &str) -> Option<Pressure> {
+pub(crate) fn parse(text: &str) -> Option<Pressure> {
     let line = |name: &str| text.lines().find_map(|line| stall(line.strip_prefix(name)?));
     Some(Pressure { some: line("some ")?, full: line("full ") })
 }

@@ -165,6 +165,14 @@ fn open(directory: &Path, file: &str) -> Option<OwnedFd> {
     rustix::fs::open(directory.join(file), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
 }
 
+/// Reads a text as every file here: for fuzzers.
+#[cfg(fuzzing)]
+pub(crate) fn read_arbitrary(text: &[u8]) {
+    for keys in [&LEGACY, &UNIFIED] {
+        Stats { memory_usage: number(text), ..Stats::default() }.read_memory_stat(text, keys);
+    }
+}
+
 /// The file's content; empty if there is no file, or no cgroup any more.
 fn read<'buffer>(file: &Option<OwnedFd>, buffer: &'buffer mut [u8; BUFFER]) -> &'buffer [u8] {
     let length = file.as_ref().and_then(|file| rustix::io::pread(file, &mut buffer[..], 0).ok()).unwrap_or(0);

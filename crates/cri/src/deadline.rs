@@ -52,7 +52,7 @@ where
 }
 
 /// At most eight digits and a unit. What is not of that form is no deadline, as for tonic.
-fn limit(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn limit(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {

@@ -66,7 +66,7 @@ fn loaded() -> Result<String> {
         .map_err(|error| Failure::new("reading the loaded AppArmor profiles", PROFILES, error).hint("is securityfs mounted there?").into())
 }
 
-fn is_listed(name: &str, profiles: &str) -> bool {
+pub(crate) fn is_listed(name: &str, profiles: &str) -> bool {
     profiles.lines().filter_map(|line| line.rsplit_once(" (")).any(|(listed, _)| listed == name)
 }
 

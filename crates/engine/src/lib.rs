@@ -18,6 +18,8 @@ mod clock;
 mod deadline;
 mod etc;
 mod exec;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod index;
 mod inspect;
 mod layout;

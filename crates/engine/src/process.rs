@@ -15,11 +15,15 @@ use crate::record::MonitorIdentity;
 
 /// When a process started: field 22 of /proc/PID/stat (proc(5)), in clock ticks after boot.
 pub(crate) fn start_time(pid: i32) -> io::Result<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The second field is the name in parentheses and may hold anything, spaces and parentheses too.
-    let after_name = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
-    let field = after_name.split_whitespace().nth(19).and_then(|field| field.parse().ok());
-    field.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no start time in /proc/PID/stat"))
+    let started = start_time_in(&fs::read(format!("/proc/{pid}/stat"))?);
+    started.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no start time in /proc/PID/stat"))
+}
+
+/// The same in the file's content. Its second field is the name in parentheses, which may hold any bytes: spaces and parentheses too.
+pub(crate) fn start_time_in(stat: &[u8]) -> Option<u64> {
+    let name_end = stat.iter().rposition(|byte| *byte == b')')?;
+    let after_name = str::from_utf8(stat.get(name_end + 1..)?).ok()?;
+    after_name.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// Kills a process and waits until it is gone. Nothing happens to another one that has got its number since.
@@ -53,6 +57,14 @@ fn wait(process: &OwnedFd) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_may_be_anything() {
+        let stat = b"7 (\xff) 1 2) S 1 7 7 0 -1 4194560 3 0 0 0 0 0 0 0 20 0 1 0 98765 2301952 0\n";
+        assert_eq!(start_time_in(stat), Some(98765));
+        assert_eq!(start_time_in(b"7 (x) S 1 7"), None);
+        assert_eq!(start_time_in(b"7 (x) S \xff"), None);
+    }
 
     #[tokio::test]
     async fn only_the_process_that_was_meant_is_ended() {

@@ -147,6 +147,18 @@ impl ContainerRecord {
     }
 }
 
+/// The record in `json`, as of any version.
+#[cfg(fuzzing)]
+pub(crate) fn parse(json: &[u8]) -> serde_json::Result<PodRecord> {
+    serde_json::from_slice(json).map(|Versioned::V1(record)| record)
+}
+
+/// What [`PodRecord::save`] writes.
+#[cfg(fuzzing)]
+pub(crate) fn text_of(record: &PodRecord) -> serde_json::Result<Vec<u8>> {
+    serde_json::to_vec(&Versioned::V1(record))
+}
+
 /// Writes `value` as JSON beside `path` and renames it there. Readers see the old or the new file, whole.
 pub(crate) fn replace(path: &Path, value: &impl Serialize) -> std::io::Result<()> {
     coracle_files::replace(path, &serde_json::to_vec(value)?)

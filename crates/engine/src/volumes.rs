@@ -90,7 +90,7 @@ fn mount_of(path: &Path) -> std::io::Result<(String, Vec<String>)> {
 }
 
 /// The mount point and the tags (`shared`, `master`, `unbindable`) of a mount in a proc_pid_mountinfo(5).
-fn find_mount(mounts: &str, id: u64) -> Option<(String, Vec<String>)> {
+pub(crate) fn find_mount(mounts: &str, id: u64) -> Option<(String, Vec<String>)> {
     let lines = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
     let fields = lines.into_iter().find(|fields| fields.first().and_then(|first| first.parse().ok()) == Some(id))?;
     let tags = fields.iter().skip(6).take_while(|field| **field != "-");

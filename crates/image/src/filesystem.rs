@@ -14,13 +14,18 @@ pub(crate) fn look(path: &Path) -> io::Result<Filesystem> {
     let size = rustix::fs::statvfs(path)?;
     let number = rustix::fs::stat(path)?.st_dev;
     let number = format!("{}:{}", rustix::fs::major(number), rustix::fs::minor(number));
-    let device = source(&std::fs::read_to_string("/proc/self/mountinfo")?, &number).unwrap_or(number);
+    let device = source(&read_mounts()?, &number).unwrap_or(number);
     let bytes = size.f_blocks.saturating_mul(size.f_frsize);
     Ok(Filesystem { at: now(), device, bytes, inodes: size.f_files, inodes_free: size.f_ffree })
 }
 
+/// The mount table. Paths in it may be anything, and none of them is asked for here.
+fn read_mounts() -> io::Result<String> {
+    Ok(String::from_utf8_lossy(&std::fs::read("/proc/self/mountinfo")?).into_owned())
+}
+
 /// What the mount table says is mounted from the device with this number.
-fn source(mountinfo: &str, number: &str) -> Option<String> {
+pub(crate) fn source(mountinfo: &str, number: &str) -> Option<String> {
     let line = mountinfo.lines().find(|line| line.split(' ').nth(2) == Some(number))?;
     let (_, after) = line.split_once(" - ")?;
     after.split(' ').nth(1).map(str::to_owned)

@@ -24,6 +24,8 @@ mod digest;
 mod disk;
 mod failure;
 mod filesystem;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod image;
 mod layer;
 mod manifest;

@@ -101,6 +101,12 @@ impl Reporting {
         rustix::io::write(&self.0, &bytes).map(drop)
     }
 
+    /// Tells the monitor whatever it is.
+    #[cfg(fuzzing)]
+    pub(crate) fn say(&self, bytes: &[u8]) -> Result<(), Errno> {
+        rustix::io::write(&self.0, bytes).map(drop)
+    }
+
     /// Hands the monitor the descriptor of a report that comes with one.
     pub(crate) fn hand_over(&self, report: &Report, descriptor: BorrowedFd<'_>) -> Result<(), Errno> {
         hand_over(self.0.as_fd(), &serde_json::to_vec(report).map_err(|_| Errno::INVAL)?, descriptor)

@@ -23,6 +23,8 @@ mod container;
 mod exit;
 mod fault;
 pub mod frame;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod init;
 mod log;
 mod monitor;

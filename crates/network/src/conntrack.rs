@@ -36,7 +36,7 @@ const DELETIONS_AT_ONCE: usize = 64;
 
 /// A flow, with what it takes to delete it and nothing that came after it.
 #[derive(Debug, PartialEq, Eq)]
-struct Flow {
+pub(crate) struct Flow {
     protocol: u8,
     /// Where its first packet was sent.
     destination: (Ipv4Addr, u16),
@@ -47,7 +47,7 @@ struct Flow {
 impl Flow {
     /// Reads the body of a message that describes a flow; `None` for flows of other families and protocols
     /// without ports.
-    fn read(body: &[u8]) -> Option<Self> {
+    pub(crate) fn read(body: &[u8]) -> Option<Self> {
         let attributes = body.get(NFGENMSG_LENGTH..)?;
         let tuple = attribute(attributes, CTA_TUPLE_ORIG)?;
         let (addresses, transport) = (attribute(tuple, CTA_TUPLE_IP)?, attribute(tuple, CTA_TUPLE_PROTO)?);

@@ -11,6 +11,8 @@ mod bridge;
 mod config;
 mod conntrack;
 mod dial;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod host;
 mod interfaces;
 mod lease;

@@ -251,14 +251,14 @@ impl Socket {
 
 /// What the kernel answered to one request.
 #[derive(Debug)]
-struct Answer {
+pub(crate) struct Answer {
     errno: Option<Errno>,
     sentence: Option<String>,
 }
 
 impl Answer {
     /// Reads an `NLMSG_ERROR` (which is an acknowledgement when its number is 0) or `NLMSG_DONE`.
-    fn read(message: &Message<'_>) -> Self {
+    pub(crate) fn read(message: &Message<'_>) -> Self {
         let code = message.body.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
         let echoed = match message.kind {
             NLMSG_DONE => 0,
@@ -280,15 +280,15 @@ impl Answer {
 
 /// One message of a datagram.
 #[derive(Debug)]
-struct Message<'a> {
+pub(crate) struct Message<'a> {
     kind: u16,
     flags: u16,
     sequence: u32,
-    body: &'a [u8],
+    pub(crate) body: &'a [u8],
 }
 
 /// The messages of a datagram, up to the first that is malformed.
-fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
+pub(crate) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
         let (header, _) = datagram.split_first_chunk::<HEADER_LENGTH>()?;
         let [l0, l1, l2, l3, k0, k1, f0, f1, s0, s1, s2, s3, ..] = *header;

@@ -23,6 +23,8 @@ use sha2::{Digest as _, Sha256};
 use crate::{Digest, InvalidDigest};
 
 pub(crate) use apply::Applied;
+#[cfg(fuzzing)]
+pub(crate) use stream::unpack_unverified;
 
 /// What identifies an unpacked layer, and names its directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

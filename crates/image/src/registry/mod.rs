@@ -13,6 +13,8 @@ mod error;
 mod source;
 
 pub use auth::{Credentials, Secret};
+#[cfg(fuzzing)]
+pub(crate) use challenge::parse as parse_challenges;
 pub(crate) use client::Client;
 pub use config::{Registries, RegistryOptions};
 pub(crate) use download::{Blob, Chunk};

@@ -6,6 +6,8 @@
 mod entries;
 mod file;
 mod lines;
+#[cfg(fuzzing)]
+pub(crate) use lines::Lines as FuzzedLines;
 pub(crate) mod time;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
