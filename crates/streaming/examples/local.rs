@@ -108,5 +108,5 @@ async fn main() -> Result<()> {
             }
         }
     });
-    match server.serve().await {}
+    match server.serve(std::future::pending()).await {}
 }
