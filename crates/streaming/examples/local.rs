@@ -108,5 +108,6 @@ async fn main() -> Result<()> {
             }
         }
     });
-    match server.serve(std::future::pending()).await {}
+    server.serve(std::future::pending()).await;
+    Ok(())
 }

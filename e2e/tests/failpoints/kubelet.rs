@@ -118,7 +118,7 @@ async fn end_pod(stage: &mut Stage, case: Case, scene: &Scene) {
 async fn create(stage: &mut Stage, case: Case, scene: &Scene, kept: Option<&String>) {
     let listed = containers_in(stage, pod(scene)).await;
     if let Some(id) = kept {
-        assert_eq!(listed, [id.clone()], "a container that was answered for is there");
+        assert_eq!(listed, std::slice::from_ref(id), "a container that was answered for is there");
     }
     assert!(listed.len() <= 1, "one request made several containers: {listed:?}");
     let made = pod(scene).create(&scene.to_be).await;
