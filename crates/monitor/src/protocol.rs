@@ -387,7 +387,7 @@ mod tests {
         let Message::Reply { reply: Reply::State { containers, failed }, .. } = serde_json::from_str(state).unwrap() else {
             panic!("a state is a reply")
         };
-        assert_eq!((containers.len(), containers[0].dropped, failed.len()), (1, 0, 0));
+        assert_eq!((containers.len(), containers[0].lost, failed.len()), (1, Lost::default(), 0));
     }
 
     #[test]

@@ -56,7 +56,7 @@ fn serve() -> (tokio::runtime::Runtime, Urls) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let server = runtime.block_on(Server::bind(Settings::default(), Bare)).unwrap();
     let urls = server.urls();
-    runtime.spawn(server.serve());
+    runtime.spawn(server.serve(std::future::pending()));
     (runtime, urls)
 }
 

@@ -1,5 +1,7 @@
 //! A SPDY client for tests: as plain as can be.
 
+#![allow(clippy::unwrap_used, reason = "it serves tests and fuzz targets only")]
+
 use std::collections::HashMap;
 use std::io;
 
