@@ -168,7 +168,7 @@ async fn monitors_of_the_previous_release_are_served() {
     node.install_other("today", None);
     node.start_daemon().await;
 
-    assert_eq!((leaving.status().await.exit_code, program_of(&node, &pod.id)), (7, earlier.clone()));
+    assert_eq!((leaving.status().await.exit_code, program_of(&node, &pod.id)), (7, earlier));
     created.start().await;
     created.logged("hello").await;
     assert_eq!(running.exec(&["/bin/sh", "-c", "exit 6"]).await.code, 6);
