@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use coracle_domain::{ContainerId, ContainerView, During, Failure, FailureKind, Result};
 use coracle_monitor::protocol::{Answer, Exec};
-use rustix::fs::{Mode, OFlags};
 use rustix::pipe::PipeFlags;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
@@ -150,8 +149,7 @@ async fn passed(limit: Option<Duration>) {
 
 /// Where nothing comes from and all goes that nobody wants.
 pub(crate) fn null() -> Result<OwnedFd> {
-    const NULL: &str = "/dev/null";
-    rustix::fs::open(NULL, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).during("opening", NULL)
+    coracle_monitor::null().during("opening", "/dev/null")
 }
 
 /// One output stream: a pipe, of which the reading end does not block and the writing end does.

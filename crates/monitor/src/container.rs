@@ -5,13 +5,13 @@
 //!     └──failed──> gone
 //! ```
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use coracle_plan::{Plan, UserNamespace};
 use rustix::event::PollFlags;
-use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, fcntl_dupfd_cloexec, ioctl_fionbio};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::termios::{Winsize, tcsetwinsize};
@@ -24,6 +24,7 @@ use crate::fault::{OrFault, Result};
 use crate::log::{Buffers, Log, Progress, Stream, time};
 use crate::process::Process;
 use crate::protocol::{ContainerState, ExitRecord, OomSource, Start};
+use crate::unwritable::null;
 
 /// How many reads of a stream one turn of the loop makes, so that a flood in one does not keep the others waiting.
 const READS_PER_TURN: usize = 8;
@@ -88,7 +89,7 @@ impl Pipes {
         Self::open(start.stdin, plan.process.terminal).or_fault("making the standard streams of", &start.container)
     }
 
-    fn open(stdin: bool, terminal: bool) -> std::result::Result<Self, Errno> {
+    fn open(stdin: bool, terminal: bool) -> io::Result<Self> {
         if terminal {
             let theirs = Streams { input: null()?, output: null()?, error: null()? };
             return Ok(Self { theirs, input: None, streams: Vec::new() });
@@ -102,10 +103,6 @@ impl Pipes {
         let streams = vec![Stream::new(output_source, "stdout"), Stream::new(error_source, "stderr")];
         Ok(Self { theirs: Streams { input, output, error }, input: ours, streams })
     }
-}
-
-fn null() -> std::result::Result<OwnedFd, Errno> {
-    open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
 }
 
 impl Container {

@@ -32,5 +32,7 @@ mod pod;
 mod process;
 pub mod protocol;
 mod sysctl;
+mod unwritable;
 
 pub use monitor::serve;
+pub use unwritable::null;

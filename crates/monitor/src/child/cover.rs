@@ -1,16 +1,16 @@
-//! Hiding paths: files behind the node's /dev/null, directories behind an empty file system that refuses writes.
+//! Hiding paths: files behind the node's /dev/null, which itself stays as it is, directories behind an empty file system that refuses writes.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use coracle_plan::{Access, MountFlags};
-use rustix::fs::CWD;
 use rustix::io::Errno;
-use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::mount::OpenTreeFlags;
 
 use super::mount::{Filesystem, attach, clone, is_directory};
 use super::root::Root;
 use crate::fault::{OrFault, Result};
+use crate::unwritable;
 
 /// The two covers of a container. They are taken before its root changes, when the node's files are still in reach.
 #[derive(Debug)]
@@ -22,8 +22,8 @@ pub(crate) struct Covers {
 impl Covers {
     /// Takes hold of /dev/null.
     pub(crate) fn open() -> Result<Self> {
-        let null = open_tree(CWD, "/dev/null", OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
-            .or_fault("opening", "/dev/null")?;
+        let path = "/dev/null";
+        let null = unwritable::mount(Path::new(path)).or_fault("opening", path)?;
         Ok(Self { file: Cover::Loose(null), directory: None })
     }
 

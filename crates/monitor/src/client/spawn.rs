@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -10,18 +10,17 @@ use std::process::Stdio;
 
 use coracle_domain::{During, Result};
 use coracle_failpoint::{Point, reach};
-use coracle_sys::mount::{Change, READ_ONLY, change};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, open, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, open, unlinkat};
 use rustix::io::Errno;
-use rustix::mount::{OpenTreeFlags, open_tree};
 use tokio::process::Command;
 
 use super::{LOG, SOCKET};
+use crate::unwritable;
 
 /// The monitor's binary, as it was when it was opened.
 ///
 /// A process in a container can reach the binary of whatever ran there through /proc/PID/exe. So monitors are executed
-/// by way of a mount of the file that refuses writes and that nobody can find or change.
+/// by way of a mount that refuses writes.
 #[derive(Debug)]
 pub struct Program {
     handle: OwnedFd,
@@ -33,21 +32,8 @@ impl Program {
     /// # Errors
     /// It is missing or not a file.
     pub fn open(path: &Path) -> Result<Self> {
-        let handle = match unwritable(path) {
-            // Without CAP_SYS_ADMIN no container could be started either, but a monitor can.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(io::Error::from)
-            }
-            done => done,
-        };
-        Ok(Self { handle: handle.during("opening the monitor's program", path.display())? })
+        Ok(Self { handle: unwritable::handle(path).during("opening the monitor's program", path.display())? })
     }
-}
-
-fn unwritable(path: &Path) -> io::Result<OwnedFd> {
-    let mount = open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
-    change(mount.as_fd(), Change { set: READ_ONLY, ..Change::default() })?;
-    Ok(mount)
 }
 
 /// Starts a monitor for the pod with this directory, listening on [`SOCKET`] in it and complaining into [`LOG`]. It goes
