@@ -10,8 +10,8 @@ use coracle_e2e::api::{Capability, ExecRequest, Int64Value, NamespaceMode};
 use coracle_e2e::image::{Image, digest};
 use coracle_e2e::layer::{Compression, Layer};
 use coracle_e2e::program::{self, Gate, one_call};
-use coracle_e2e::session::{REMOTE, Session};
-use coracle_e2e::{Container, ContainerSpec, Node, Pod, PodSpec, eventually, host};
+use coracle_e2e::session::{REMOTE, STDOUT, Session, exit_code};
+use coracle_e2e::{Code, Container, ContainerSpec, Node, Pod, PodSpec, eventually, host};
 use rustix::fs::{StatVfsMountFlags, statvfs};
 
 fn with_pid(name: &str, image: &str, mode: NamespaceMode) -> ContainerSpec {
@@ -181,6 +181,41 @@ async fn the_monitors_program_cannot_be_changed_by_those_who_catch_it() {
         assert_eq!(hunter.shell("[ /proc/self/exe -ef /bin/busybox ] && echo told").await, "told");
         pod.remove().await;
         assert_eq!(picture(), before);
+    }
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn who_may_trace_does_not_see_the_node_through_commands_on_their_way_in() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let secret = sentinel(&node);
+    for mode in [NamespaceMode::Container, NamespaceMode::Pod] {
+        let pod = shared(&node).await;
+        let victim = pod.start(&with_pid("victim", &image, NamespaceMode::Pod)).await;
+        let spy = format!(
+            "echo spying; while :; do for p in /proc/[0-9]*; do \
+             for way in root cwd fd/3 fd/4/../../../../../.. fd/5/../../../../../..; do [ -e $p/$way{secret} ] && echo $p $way; done; done; done"
+        );
+        let spy = pod.start(&with_capability(with_pid("spy", &image, mode).script(&spy), "SYS_PTRACE")).await;
+        spy.logged("spying").await;
+        let watched = if mode == NamespaceMode::Pod { &victim } else { &spy };
+        for round in 0..60 {
+            let output = watched.exec(&["/bin/sh", "-c", "echo $$ >/dev/null; cat; echo out; exit 3"]).await;
+            assert_eq!((output.stdout.as_str(), output.code), ("out", 3), "{round}");
+        }
+        let cmd = ["sh", "-c", "tty; ps -o pid,sid,tty,args; exit 4"].map(str::to_owned).to_vec();
+        let request = ExecRequest { container_id: watched.id.clone(), cmd, stdin: true, stdout: true, stderr: false, tty: true };
+        let mut session = Session::begin(&node.cri.exec_url(request).await.expect("Exec"), REMOTE).await;
+        assert_eq!(exit_code(&session.end().await), 4, "{}", session.text(STDOUT));
+        assert!(session.text(STDOUT).contains("/dev/"), "{}", session.text(STDOUT));
+        let missing = node.cri.exec(&watched.id, &["/no/such/program"], 0).await.expect_err("there is no such program");
+        assert!(missing.message().contains("/no/such/program"), "{}", missing.message());
+        let late = node.cri.exec(&watched.id, &["/bin/sleep", "100000"], 1).await.expect_err("it takes too long");
+        assert_eq!(late.code(), Code::DeadlineExceeded, "{}", late.message());
+        let seen: Vec<String> = spy.lines("stdout").into_iter().filter(|line| line != "spying").collect();
+        assert!(seen.is_empty(), "{} times: {:?}", seen.len(), seen.first());
+        pod.remove().await;
     }
     node.finish().await;
 }

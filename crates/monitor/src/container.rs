@@ -15,6 +15,7 @@ use rustix::event::PollFlags;
 use rustix::io::{Errno, fcntl_dupfd_cloexec, ioctl_fionbio};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::termios::{Winsize, tcsetwinsize};
+use rustix::thread::CapabilitySet;
 
 use crate::attached::{Client, Input, Side};
 use crate::child::Streams;
@@ -50,6 +51,8 @@ pub(crate) struct Container {
     pub(crate) entrances: Entrances,
     /// Its user namespace, if it has one.
     pub(crate) user: Option<UserNamespace>,
+    /// Whether its processes may look into others (CAP_SYS_PTRACE).
+    pub(crate) may_trace: bool,
     /// Who is attached to it.
     clients: Vec<Client>,
     /// The writing side of its standard input, kept open for clients.
@@ -111,12 +114,14 @@ impl Container {
         let Pipes { input, streams, .. } = pipes;
         let Start { exit, oom, .. } = start;
         let (phase, entrances, clients) = (Phase::SettingUp, Entrances::default(), Vec::new());
-        Self { serial, process, streams, log, phase, entrances, user: None, clients, input, terminal: None, exit, oom }
+        Self { serial, process, streams, log, phase, entrances, user: None, may_trace: false, clients, input, terminal: None, exit, oom }
     }
 
-    /// The same, in a user namespace.
-    pub(crate) fn in_user_namespace(self, user: Option<UserNamespace>) -> Self {
-        Self { user, ..self }
+    /// The same, as its plan has it: with these capabilities, perhaps in a user namespace.
+    pub(crate) fn planned(self, plan: Plan) -> Self {
+        let capabilities = &plan.process.capabilities;
+        let may_trace = (capabilities.bounding | capabilities.permitted | capabilities.effective) & CapabilitySet::SYS_PTRACE.bits() != 0;
+        Self { user: plan.namespaces.user, may_trace, ..self }
     }
 
     /// Takes the master side of the terminal that the container made for itself.

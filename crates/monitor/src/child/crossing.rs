@@ -3,7 +3,7 @@
 //! A process cannot enter a new pid namespace itself, only its children do. So one makes a sibling, a child of the
 //! monitor's too, hands the line to the monitor over to it, and ends.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use coracle_plan::{User, UserNamespace};
 use coracle_sys::namespace::{Namespace, unshare};
@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, read, write};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces};
 
 use super::identity;
 use crate::channel::{Report, Reporting};
@@ -36,9 +36,18 @@ pub(crate) fn become_root() -> Result<()> {
 
 /// Has `child` go on in this process's place, as the first process of a new pid namespace. Returns how this one ends.
 pub(crate) fn move_on(reporting: &Reporting, child: impl FnOnce() -> i32) -> Result<i32> {
-    let stage = "making the first process of";
-    let subject = "a pid namespace";
-    unshare(&[Namespace::Pid]).or_fault("making", subject)?;
+    unshare(&[Namespace::Pid]).or_fault("making", "a pid namespace")?;
+    replace(reporting, child)
+}
+
+/// The same in the pid namespace of another process.
+pub(crate) fn move_to(process: BorrowedFd<'_>, reporting: &Reporting, child: impl FnOnce() -> i32) -> Result<i32> {
+    move_into_thread_name_spaces(process, ThreadNameSpaceType::PROCESS_ID).or_fault("entering", "the container's pid namespace")?;
+    replace(reporting, child)
+}
+
+fn replace(reporting: &Reporting, child: impl FnOnce() -> i32) -> Result<i32> {
+    let (stage, subject) = ("making a process in", "a pid namespace");
     let (waiting, going) = pipe_with(PipeFlags::CLOEXEC).or_fault(stage, subject)?;
     let mut going = Some(going);
     let (pid, handle) = spawn_sibling(|| {

@@ -67,13 +67,24 @@ pub(crate) struct Target<'a> {
     pub(crate) process: BorrowedFd<'a>,
     pub(crate) entrances: &'a Entrances,
     pub(crate) user: Option<&'a UserNamespace>,
+    pub(crate) birth: Birth,
+}
+
+/// When the process of an exec comes to be in the container's pid namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Birth {
+    /// At once: nobody there may look into it.
+    Inside,
+    /// When it has parted with all that is the node's. Who has CAP_SYS_PTRACE may look into every process in sight, and
+    /// through one that is still setting up (`/proc/PID/root`) at the node's files.
+    Outside,
 }
 
 /// Becomes a process in the container of `target`.
 pub(crate) fn exec(exec: &Exec, target: Target<'_>, streams: &Streams, reporting: &Reporting) -> i32 {
     let entered = target.entrances.enter();
-    let Err(fault) = entered.and_then(|()| part(streams, reporting, Some(target.process))).and_then(|()| join(exec, target, reporting));
-    report(&fault, reporting)
+    let done = entered.and_then(|()| part(streams, reporting, Some(target.process))).and_then(|()| join(exec, target, reporting));
+    done.unwrap_or_else(|fault| report(&fault, reporting))
 }
 
 /// Becomes the init process of a pod with a user namespace.
@@ -146,15 +157,27 @@ fn run(plan: &Plan, reporting: &Reporting) -> Result<Infallible> {
     program::run(&plan.process, Missing::Make, reporting)
 }
 
-fn join(exec: &Exec, target: Target<'_>, reporting: &Reporting) -> Result<Infallible> {
+/// Enters the container. Returns how this process ends if another goes on in its place.
+fn join(exec: &Exec, target: Target<'_>, reporting: &Reporting) -> Result<i32> {
     identity::prepare(&exec.process, target.user)?;
-    lead_session(&exec.process)?;
     let own = ThreadNameSpaceType::MOUNT | ThreadNameSpaceType::CONTROL_GROUP;
     let user = if target.user.is_some() { ThreadNameSpaceType::USER } else { ThreadNameSpaceType::empty() };
     move_into_thread_name_spaces(target.process, own | user).or_fault("entering the namespaces of the container", &exec.container)?;
     if target.user.is_some() {
         crossing::become_root()?;
     }
+    let finish = || {
+        let Err(fault) = run_exec(exec, reporting);
+        report(&fault, reporting)
+    };
+    match target.birth {
+        Birth::Inside => Ok(finish()),
+        Birth::Outside => crossing::move_to(target.process, reporting, finish),
+    }
+}
+
+fn run_exec(exec: &Exec, reporting: &Reporting) -> Result<Infallible> {
+    lead_session(&exec.process)?;
     if exec.process.terminal {
         let terminal = terminal::make_for_exec(&exec.process.user)?;
         terminal::take(&terminal)?;

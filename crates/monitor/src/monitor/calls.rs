@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::{Asker, Execution, Launch, Monitor};
 use crate::attached::Client;
 use crate::channel;
-use crate::child::{self, Streams};
+use crate::child::{self, Birth, Streams};
 use crate::connection::Closed;
 use crate::container::{Container, Phase, Pipes};
 use crate::fault::{OrFault, Result};
@@ -101,7 +101,7 @@ impl Monitor {
         let process = process::make(place, true, &plan.cgroups, || child::start(&plan, &pipes.theirs, &reporting))?;
         self.launches.insert(process.pid, Launch::new(listening, Target::Container(id.clone()), asker));
         let serial = self.next_serial();
-        self.containers.insert(id, Container::new(serial, process, start, pipes, log).in_user_namespace(plan.namespaces.user));
+        self.containers.insert(id, Container::new(serial, process, start, pipes, log).planned(plan));
         Ok(())
     }
 
@@ -133,16 +133,20 @@ impl Monitor {
         if self.execs.contains_key(&exec.exec) {
             return Err(Errno::EXIST).or_fault(stage, &exec.exec);
         }
+        // The capability means nothing to processes of the node where it is one of a user namespace.
+        let is_watched = self.containers.values().any(|container| container.may_trace && container.user.is_none() && container.lives());
         let container = running(&mut self.containers, &exec.container)?;
         container.entrances.open(&exec.cgroups.join)?;
         let Container { process: first, entrances, user, .. } = &*container;
-        let target = child::Target { process: first.as_fd(), entrances, user: user.as_ref() };
+        let (place, birth) = if is_watched { (Place::Node, Birth::Outside) } else { (Place::Of(first), Birth::Inside) };
+        let target = child::Target { process: first.as_fd(), entrances, user: user.as_ref(), birth };
         let (listening, reporting) = channel::new().or_fault(stage, &exec.exec)?;
-        let place = Place::Of(first);
         let process = process::make(place, false, &exec.cgroups, || child::exec(exec, target, &streams, &reporting))?;
         let launch = Launch::new(listening, Target::Exec(exec.exec.clone()), asker);
         let (launch, asker) = match exec.answer {
             Answer::AtStart => (launch, None),
+            // What goes on in another's place must be known before it ends.
+            Answer::AtEnd if birth == Birth::Outside => (launch.told_at_its_end(), Some(asker)),
             Answer::AtEnd => (launch.heard_at_its_end(), Some(asker)),
         };
         self.launches.insert(process.pid, launch);

@@ -39,8 +39,13 @@ impl Launch {
     }
 
     /// The same, for one who wants to know of the program's end and not of its start.
+    pub(super) fn told_at_its_end(self) -> Self {
+        Self { answer: Answer::AtEnd, ..self }
+    }
+
+    /// The same, and nobody listens before.
     pub(super) fn heard_at_its_end(self) -> Self {
-        Self { silent: true, answer: Answer::AtEnd, ..self }
+        Self { silent: true, ..self.told_at_its_end() }
     }
 
     /// Whether it is this container that is being started.
@@ -87,10 +92,12 @@ impl Monitor {
     fn move_launch(&mut self, pid: &mut Pid, process: Process) {
         let Some(launch) = self.launches.remove(pid) else { return };
         *pid = process.pid;
-        if let Target::Container(id) = &launch.target
-            && let Some(container) = self.containers.get_mut(id)
-        {
-            container.process = process;
+        let moved = match &launch.target {
+            Target::Container(id) => self.containers.get_mut(id).map(|container| &mut container.process),
+            Target::Exec(id) => self.execs.get_mut(id).map(|exec| &mut exec.process),
+        };
+        if let Some(moved) = moved {
+            *moved = process;
         }
         self.launches.insert(*pid, launch);
     }
