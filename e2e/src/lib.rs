@@ -29,6 +29,7 @@ mod spec;
 mod subnet;
 pub mod suite;
 mod target;
+pub mod volume;
 mod wait;
 pub mod wire;
 

@@ -40,12 +40,13 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let limit = limit(request.headers());
+        let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
         let answer = self.0.call(request);
         let Some(limit) = limit else { return Box::pin(answer) };
         // It runs from here, not from when it is first waited for.
         let timed = tokio::time::timeout(limit, answer);
         Box::pin(async move {
-            let passed = |_| Ok(Status::deadline_exceeded("the caller's deadline has passed").into_http());
+            let passed = |_| Ok(Status::deadline_exceeded(format!("{method}: the caller's deadline has passed")).into_http());
             timed.await.unwrap_or_else(passed)
         })
     }

@@ -38,6 +38,7 @@ mod stats;
 mod terminal;
 #[cfg(test)]
 mod testing;
+mod undead;
 mod volumes;
 
 use std::collections::BTreeMap;
@@ -64,9 +65,11 @@ pub use session::{Session, TerminalSize, WantedStreams};
 
 use claims::Claims;
 use coracle_spec::Node;
-use deadline::{DEATH, within};
+use deadline::DEATH;
 use index::{Entry, Index};
 use pod::Command;
+use undead::Undead;
+use volumes::Looks;
 
 /// What the engine is built from.
 #[derive(Debug)]
@@ -100,6 +103,7 @@ pub(crate) struct Shared {
     /// Whether pods can have user namespaces; else why not.
     pub(crate) user_namespaces: std::result::Result<(), String>,
     pub(crate) index: Index,
+    pub(crate) looks: Looks,
 }
 
 impl Shared {
@@ -152,6 +156,7 @@ impl Engine {
             handlers: parts.handlers,
             node: Node { apparmor: apparmor::prepare().await, open_files: parts.open_files, ..node::look() },
             index: Index::default(),
+            looks: Looks::default(),
         });
         warm_up(shared.node.capabilities);
         let pods = shared.layout.pods();
@@ -255,12 +260,12 @@ impl Engine {
         }
         let killed = entry.owner.ask(|answer| Command::Kill(container.id.clone(), answer)).await;
         let Some(mut news) = killed.transpose()? else { return Ok(()) };
-        let death = async {
-            // An error means that the container's owner dropped it: it is gone.
-            let _ = news.wait_for(|ended| *ended).await;
-            Ok(())
-        };
-        within(DEATH, "waiting for the death of container", container.id.as_str(), death).await
+        // An error means that the container's owner dropped it: it is gone.
+        if tokio::time::timeout(DEATH, news.wait_for(|ended| *ended)).await.is_ok() {
+            return Ok(());
+        }
+        let undead = Undead::find(entry.live.containers.get(&container.id)).await;
+        Err(undead.failure("ending the processes of container", &container.id, entry.live.monitor.as_ref()).into())
     }
 
     /// Kills a container if need be and removes all its traces; nothing to do is success.

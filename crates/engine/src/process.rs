@@ -19,11 +19,21 @@ pub(crate) fn start_time(pid: i32) -> io::Result<u64> {
     started.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no start time in /proc/PID/stat"))
 }
 
-/// The same in the file's content. Its second field is the name in parentheses, which may hold any bytes: spaces and parentheses too.
+/// The same in the file's content.
 pub(crate) fn start_time_in(stat: &[u8]) -> Option<u64> {
+    after_name(stat)?.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// What a process does, by the letter of field 3 of /proc/PID/stat; `None`: there is no such process.
+pub(crate) fn state(pid: i32) -> Option<char> {
+    after_name(&fs::read(format!("/proc/{pid}/stat")).ok()?)?.trim_start().chars().next()
+}
+
+/// The file's content from field 3 on. The second field is the name in parentheses, which may hold any bytes: spaces and
+/// parentheses too.
+fn after_name(stat: &[u8]) -> Option<&str> {
     let name_end = stat.iter().rposition(|byte| *byte == b')')?;
-    let after_name = str::from_utf8(stat.get(name_end + 1..)?).ok()?;
-    after_name.split_whitespace().nth(19)?.parse().ok()
+    str::from_utf8(stat.get(name_end + 1..)?).ok()
 }
 
 /// Kills a process and waits until it is gone. Nothing happens to another one that has got its number since.

@@ -3,10 +3,11 @@
 //!
 //! Looking at a host path can hang on a dead server, so it is done on a thread of its own and not waited for for ever.
 
+use std::collections::HashMap;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use coracle_domain::{
     ContainerId, ContainerRequest, During, Failure, FailureKind, ImageId, Mount, MountSource, Propagation, Refusal, Result,
@@ -14,6 +15,7 @@ use coracle_domain::{
 use coracle_failpoint::{Point, reach};
 use coracle_image::Store;
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::cgroups::blocking;
 use crate::deadline::{SET_UP, within};
@@ -52,15 +54,45 @@ async fn claim(
     Ok((image, layers))
 }
 
-/// Makes host paths that are missing and refuses those whose mounts cannot travel as they are asked to.
-pub(crate) async fn sources(request: &ContainerRequest) -> Result<()> {
-    let mounts: Vec<Mount> = request.mounts.iter().filter(|mount| matches!(mount.source, MountSource::Host(_))).cloned().collect();
-    if mounts.is_empty() {
-        return Ok(());
+/// Host paths that are being looked at. A path that hangs keeps one thread of the daemon waiting, however often and by
+/// however many pods it is asked for: threads are few, and what other pods need runs on them too.
+#[derive(Debug, Default)]
+pub(crate) struct Looks(Mutex<HashMap<PathBuf, Weak<Semaphore>>>);
+
+impl Looks {
+    /// Waits until nobody else looks at the path. It is free again when the permit is dropped.
+    async fn at(&self, path: &Path) -> Result<OwnedSemaphorePermit> {
+        self.turn(path).acquire_owned().await.during("waiting for a look at the host path", path.display())
     }
-    let subject = request.metadata.name.clone();
-    let work = blocking(move || mounts.iter().try_for_each(source));
-    within(SET_UP, "looking at the host paths of container", &subject, work).await
+
+    fn turn(&self, path: &Path) -> Arc<Semaphore> {
+        let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(turn) = looks.get(path).and_then(Weak::upgrade) {
+            return turn;
+        }
+        looks.retain(|_, turn| turn.strong_count() > 0);
+        let turn = Arc::new(Semaphore::new(1));
+        looks.insert(path.to_owned(), Arc::downgrade(&turn));
+        turn
+    }
+}
+
+/// Makes host paths that are missing and refuses those whose mounts cannot travel as they are asked to.
+pub(crate) async fn sources(looks: &Looks, request: &ContainerRequest) -> Result<()> {
+    for mount in &request.mounts {
+        let MountSource::Host(path) = &mount.source else { continue };
+        let look = async {
+            let turn = looks.at(path).await?;
+            let mount = mount.clone();
+            blocking(move || {
+                let _turn = turn;
+                source(&mount)
+            })
+            .await
+        };
+        within(SET_UP, "looking at the host path", &path.display().to_string(), look).await?;
+    }
+    Ok(())
 }
 
 fn source(mount: &Mount) -> Result<()> {
@@ -113,6 +145,17 @@ mod tests {
             options: Vec::new(),
             mapping: None,
         }
+    }
+
+    #[tokio::test]
+    async fn one_path_is_looked_at_once_at_a_time_and_leaves_nothing() {
+        let looks = Looks::default();
+        let first = looks.at(Path::new("/a")).await.unwrap();
+        let other = looks.at(Path::new("/b")).await.unwrap();
+        assert_eq!(looks.turn(Path::new("/a")).available_permits(), 0);
+        drop((first, other));
+        drop(looks.at(Path::new("/a")).await.unwrap());
+        assert!(looks.0.lock().unwrap().values().all(|turn| turn.strong_count() == 0));
     }
 
     #[test]

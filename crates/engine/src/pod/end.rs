@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use coracle_domain::{ContainerId, ContainerPhase, During, Exit, ExitCode, Failure, FailureKind, PodPhase, Result};
+use coracle_domain::{ContainerId, ContainerPhase, During, Exit, ExitCode, PodPhase, Result};
 use coracle_monitor::protocol::{Event, ExitRecord, Target};
 use tokio::sync::watch;
 use tracing::warn;
@@ -11,6 +11,7 @@ use tracing::warn;
 use super::teardown::{Faults, Subject, Teardown, remove_directory};
 use super::{Owner, events};
 use crate::deadline::{ANSWER, DEATH, within};
+use crate::undead::Undead;
 use crate::{cgroups, clock, record};
 
 impl Owner {
@@ -94,8 +95,16 @@ impl Owner {
         for live in self.containers.values() {
             faults.note(cgroups::kill(Arc::clone(&live.cgroup)).await);
         }
-        faults.note(self.wait_until_ended(None).await);
-        self.note_unseen_ends().await;
+        // What does not die keeps its monitor, which will see its end, and the pod all that it has: calling again goes on.
+        let ended = match self.wait_until_ended(None).await {
+            Ok(()) => self.note_unseen_ends().await,
+            failed => failed,
+        };
+        if ended.is_err() {
+            faults.note(ended);
+            self.note();
+            return faults.result();
+        }
         self.containers.clear();
         self.events = None;
         let torn_down = Teardown::new(&self.shared, Subject::of(&self.record)).with(self.monitor.take()).release().await;
@@ -120,9 +129,7 @@ impl Owner {
         let deadline = tokio::time::Instant::now() + DEATH;
         while self.monitor.is_some() && self.runs(which) {
             let Ok(event) = tokio::time::timeout_at(deadline, events::next(&mut self.events)).await else {
-                let problem = format!("still there {} s after SIGKILL", DEATH.as_secs());
-                let hint = "a process that survives SIGKILL waits in the kernel, often for a dead disk or file server";
-                return Err(Failure::new("ending the processes of", subject, problem).kind(FailureKind::TimedOut).hint(hint).into());
+                return self.outlived(which).await;
             };
             match event {
                 Some(Event::Exited { container, exit }) => {
@@ -137,16 +144,40 @@ impl Owner {
         Ok(())
     }
 
+    /// The deadline for deaths has passed. A pod whose processes have all ended needs no monitor's word to be ended.
+    async fn outlived(&self, which: Option<&ContainerId>) -> Result<()> {
+        let failure = match which {
+            Some(id) => Undead::find(self.containers.get(id)).await.failure("ending the processes of container", id, self.monitor.as_ref()),
+            None => {
+                let undead = Undead::find(self.containers.values()).await;
+                let failure = undead.failure("ending the processes of pod", self.id(), self.monitor.as_ref());
+                if undead.is_empty() {
+                    warn!(pod = self.id().short(), error = %failure, "the pod is ended without its monitor's word");
+                    return Ok(());
+                }
+                failure
+            }
+        };
+        Err(failure.into())
+    }
+
     fn runs(&self, which: Option<&ContainerId>) -> bool {
         self.record.containers.iter().any(|container| container.is_running() && which.is_none_or(|id| id == &container.id))
     }
 
-    /// Containers of whose end no monitor told: what is on file is believed, and else it is unknown.
-    async fn note_unseen_ends(&mut self) {
+    /// Containers of whose end no monitor told: what is on file is believed, and else it is unknown. None is said to have
+    /// ended of which a process is left.
+    async fn note_unseen_ends(&mut self) -> Result<()> {
+        let mut faults = Faults::default();
+        let (hierarchy, subject) = (Arc::clone(&self.shared.hierarchy), Subject::of(&self.record));
         let running: Vec<_> = self.record.containers.iter().filter(|container| container.is_running()).map(|c| c.id.clone()).collect();
         for id in running {
-            self.note_unseen_end(&id).await;
+            match cgroups::remove_container(&hierarchy, &subject.location(&hierarchy, &id)).await {
+                Ok(()) => self.note_unseen_end(&id).await,
+                failed => faults.note(failed),
+            }
         }
+        faults.result()
     }
 
     /// A container whose monitor is gone.

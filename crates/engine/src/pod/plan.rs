@@ -39,7 +39,7 @@ impl Owner {
         let images = &self.shared.images;
         let rootfs = images.prepare_rootfs(&image.id, id, self.record.request.user_namespace).await?;
         let user = resolve_user(request, image, &rootfs).await?;
-        volumes::sources(request).await?;
+        volumes::sources(&self.shared.looks, request).await?;
         Ok(Parts {
             image: image_defaults(image),
             user,

@@ -1,0 +1,301 @@
+//! What hangs costs its own pod only: a dead file server, a silent registry, frozen processes, a stopped or killed monitor.
+//! That pod's calls end in errors that name stage and object; the other pods' calls and all lists go on meanwhile.
+
+use std::net::TcpListener;
+
+use coracle_e2e::api::{
+    ContainerMetadata, ContainerState, ImageFsInfoRequest, PodSandboxMetadata, PodSandboxState, ReopenContainerLogRequest,
+};
+use coracle_e2e::image::Image;
+use coracle_e2e::volume::{ABSENT, Volume};
+use coracle_e2e::{Code, Container, ContainerSpec, Node, Pod, PodSpec, Status, eventually, host};
+
+/// A pod's whole life, and all lists and stats, while something else hangs.
+async fn all_goes_on(node: &Node, image: &str, name: &str) {
+    let pod = node.pod(name).await;
+    let container = pod.start(&ContainerSpec::new("c", image)).await;
+    assert_eq!(container.exec(&["/bin/true"]).await.code, 0);
+    lists_go_on(node).await;
+    container.stop(0).await;
+    container.remove().await;
+    pod.stop().await;
+    pod.remove().await;
+}
+
+async fn lists_go_on(node: &Node) {
+    let cri = &node.cri;
+    cri.pods(None).await.expect("ListPodSandbox");
+    for container in cri.containers(None).await.expect("ListContainers") {
+        cri.status(&container.id).await.expect("ContainerStatus");
+    }
+    cri.all_container_stats(None).await.expect("ListContainerStats");
+    cri.all_pod_stats(None).await.expect("ListPodSandboxStats");
+    cri.pod_metrics().await.expect("ListPodSandboxMetrics");
+    cri.all_images(None).await.expect("ListImages");
+    cri.images().image_fs_info(ImageFsInfoRequest {}).await.expect("ImageFsInfo");
+    cri.version().await.expect("Version");
+}
+
+/// That the call ended at its deadline with words that name stage and object.
+fn ended_at_its_deadline<T: std::fmt::Debug>(result: Result<T, Status>, words: &[&str]) {
+    let status = result.expect_err("what hangs cannot be done");
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+    for word in words {
+        assert!(status.message().contains(word), "the message does not name {word:?}: {}", status.message());
+    }
+}
+
+fn signal(name: &str, pid: i32) {
+    host::run("kill", &[&format!("-{name}"), &pid.to_string()]).expect("sending a signal");
+}
+
+/// The pod's monitor.
+fn monitor(node: &Node, pod: &Pod) -> i32 {
+    let monitors = node.footprint.monitors(&pod.id);
+    assert_eq!(monitors.len(), 1, "a pod has one monitor: {monitors:?}");
+    monitors[0]
+}
+
+/// A container that asks its volume for something, again and again.
+fn asking(image: &str, volume: &Volume) -> ContainerSpec {
+    let script = format!("echo ready; while [ ! -e /volume/{ABSENT} ]; do sleep 0.1; done");
+    ContainerSpec::new("asking", image).mount(volume.path(), "/volume", false).script(&script)
+}
+
+#[tokio::test]
+async fn a_volume_that_stops_answering_costs_only_its_own_pods() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let volume = Volume::mount(&node.scratch().join("volume"));
+    let user = node.pod("user").await;
+    let asking = user.start(&asking(&image, &volume)).await;
+    asking.logged("ready").await;
+    let starter = node.pod("starter").await;
+    let below = format!("{}/below", volume.path());
+    let created = starter.create(&ContainerSpec::new("c", &image).mount(&below, "/volume", false)).await;
+    let maker = node.pod("maker").await;
+    volume.fall_silent();
+    eventually("a process to wait for the volume", || async { (volume.swallowed() > 0).then_some(()) }).await;
+
+    let (cri, id) = (node.cri.clone(), created.id.clone());
+    let start = tokio::spawn(async move { cri.start(&id).await });
+    let (pod, late) = (maker.clone(), ContainerSpec::new("late", &image).mount(volume.path(), "/volume", false));
+    let create = tokio::spawn(async move { pod.try_create(&late).await });
+    let (cri, id) = (node.cri.clone(), asking.id.clone());
+    let stop = tokio::spawn(async move { cri.stop(&id, 0).await });
+    all_goes_on(&node, &image, "neighbour").await;
+    assert!(!start.is_finished() && !create.is_finished(), "they wait for the volume meanwhile");
+    ended_at_its_deadline(stop.await.expect("the call itself does not panic"), &["container", &asking.id, "SIGKILL", "state D"]);
+    ended_at_its_deadline(create.await.expect("the call itself does not panic"), &["looking at the host path", volume.path()]);
+    ended_at_its_deadline(start.await.expect("the call itself does not panic"), &["starting container", &created.id]);
+    let stop = node.cri.stop_pod(&user.id).await;
+    ended_at_its_deadline(stop, &["pod", &user.id, "SIGKILL", "state D"]);
+    assert_eq!(asking.status().await.state(), ContainerState::ContainerRunning, "what does not die is not said to be dead");
+    let failed = created.status().await;
+    assert_eq!((failed.state(), failed.reason.as_str()), (ContainerState::ContainerExited, "StartError"), "{failed:?}");
+    all_goes_on(&node, &image, "neighbour").await;
+
+    drop(volume);
+    asking.stop(0).await;
+    assert_eq!(asking.status().await.exit_code, 137);
+    user.stop().await;
+    maker.start(&ContainerSpec::new("c", &image)).await;
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_pod_with_a_dead_volume_can_be_stopped_and_removed() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let volume = Volume::mount(&node.scratch().join("volume"));
+    let pod = node.pod("user").await;
+    let asking = pod.start(&asking(&image, &volume)).await;
+    asking.logged("ready").await;
+    volume.turn_deaf();
+    // The file server is dead, but the kernel has not sent the request yet: whoever waits can be killed.
+    asking.stop(1).await;
+    assert_eq!(asking.status().await.exit_code, 137);
+    pod.stop().await;
+    pod.remove().await;
+    drop(volume);
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_start_that_hangs_ends_with_its_monitor() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let volume = Volume::mount(&node.scratch().join("volume"));
+    let pod = node.pod("starter").await;
+    let below = format!("{}/below", volume.path());
+    let container = pod.create(&ContainerSpec::new("c", &image).mount(&below, "/volume", false)).await;
+    let monitor = monitor(&node, &pod);
+    volume.turn_deaf();
+    let (cri, id) = (node.cri.clone(), container.id.clone());
+    let start = tokio::spawn(async move { cri.start(&id).await });
+    eventually("the container's process", || async { (!container.host_pids().is_empty()).then_some(()) }).await;
+    signal("KILL", monitor);
+    let error = start.await.expect("the call itself does not panic").expect_err("nobody is there to start it");
+    assert_eq!(error.code(), Code::Unavailable, "{error}");
+    assert!(error.message().contains("monitor"), "{error}");
+    eventually("the end of the container's process", || async { container.host_pids().is_empty().then_some(()) }).await;
+    let status = container.exited().await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (-1, "StartError"), "{status:?}");
+    drop(volume);
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_registry_that_says_nothing_fails_its_own_pull_only() {
+    let Some(mut node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let configuration = node.scratch().join("config.toml");
+    let text = std::fs::read_to_string(&configuration).expect("reading the configuration");
+    std::fs::write(&configuration, text + "\n[registries]\nstall_timeout_seconds = 4\n").expect("writing the configuration");
+    node.restart().await;
+    // It is connected to by the kernel, and nobody ever reads.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("binding to loopback");
+    let reference = format!("{}/nothing:1", silent.local_addr().expect("a bound socket has an address"));
+    let (cri, name) = (node.cri.clone(), reference.clone());
+    let pull = tokio::spawn(async move { cri.pull(&name, None).await });
+    let other = node.pull("other", &Image::scratch()).await;
+    node.cri.remove_image(&other).await.expect("RemoveImage");
+    node.cri.remove_image(&reference).await.expect("RemoveImage of what is not there");
+    lists_go_on(&node).await;
+    let error = pull.await.expect("the call itself does not panic").expect_err("there is nothing to pull");
+    assert!(error.message().contains("RegistryUnavailable") && error.message().contains(&reference), "{error}");
+    all_goes_on(&node, &image, "neighbour").await;
+    node.finish().await;
+}
+
+/// Freezes a container's processes, as an operator may.
+fn freeze(container: &Container) {
+    let pid = container.host_pids()[0];
+    let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("reading a process's cgroups");
+    let own = cgroups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).filter(|path| path.contains(&container.id));
+    let directories: Vec<_> = own.flat_map(|path| host::cgroups(std::path::Path::new(path.trim_start_matches('/')))).collect();
+    let frozen = [("cgroup.freeze", "1"), ("freezer.state", "FROZEN")].into_iter().any(|(file, state)| {
+        let mut files = directories.iter().map(|directory| directory.join(file)).filter(|file| file.exists());
+        files.next().is_some_and(|file| std::fs::write(file, state).is_ok())
+    });
+    assert!(frozen, "one of the container's cgroups can be frozen: {directories:?}");
+}
+
+#[tokio::test]
+async fn frozen_and_stopped_containers_are_killed_like_others() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let pod = node.pod("cold").await;
+    let frozen = pod.start(&ContainerSpec::new("frozen", &image)).await;
+    let stopped = pod.start(&ContainerSpec::new("stopped", &image).script("trap 'exit 0' TERM; sleep 100000 & wait")).await;
+    let third = pod.start(&ContainerSpec::new("third", &image)).await;
+    freeze(&frozen);
+    freeze(&third);
+    for pid in stopped.host_pids() {
+        signal("STOP", pid);
+    }
+    ended_at_its_deadline(node.cri.exec(&frozen.id, &["/bin/true"], 1).await, &["running a command in container", &frozen.id]);
+    lists_go_on(&node).await;
+    all_goes_on(&node, &image, "neighbour").await;
+    frozen.stop(1).await;
+    assert_eq!(frozen.status().await.exit_code, 137);
+    stopped.stop(1).await;
+    assert_eq!(stopped.status().await.exit_code, 137);
+    pod.stop().await;
+    assert_eq!(third.status().await.exit_code, 137);
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_monitor_that_stands_still_delays_its_own_pod_only() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let pod = node.pod("still").await;
+    let container = pod.start(&ContainerSpec::new("c", &image)).await;
+    let monitor = monitor(&node, &pod);
+    signal("STOP", monitor);
+    let (cri, id) = (node.cri.clone(), container.id.clone());
+    let reopen = tokio::spawn(async move { cri.runtime().reopen_container_log(ReopenContainerLogRequest { container_id: id }).await });
+    ended_at_its_deadline(node.cri.exec(&container.id, &["/bin/true"], 1).await, &["running a command in container", &container.id]);
+    all_goes_on(&node, &image, "neighbour").await;
+    ended_at_its_deadline(reopen.await.expect("the call itself does not panic"), &["opening the log of container", &container.id]);
+    signal("CONT", monitor);
+    assert_eq!(container.exec(&["/bin/true"]).await.code, 0, "all goes on when it does");
+
+    signal("STOP", monitor);
+    let (cri, id) = (node.cri.clone(), container.id.clone());
+    let stop = tokio::spawn(async move { cri.stop(&id, 0).await });
+    all_goes_on(&node, &image, "neighbour").await;
+    ended_at_its_deadline(stop.await.expect("the call itself does not panic"), &[&container.id, "monitor"]);
+    pod.stop().await;
+    let status = container.status().await;
+    assert_eq!((status.state(), status.exit_code), (ContainerState::ContainerExited, -1), "{status:?}");
+    assert!(!host::is_alive(monitor), "the monitor was ended");
+    pod.remove().await;
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_pod_whose_monitor_was_killed_ends_and_says_only_what_is_known() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let pod = node.pod("orphan").await;
+    let ended = pod.start(&ContainerSpec::new("ended", &image).script("exit 3")).await;
+    let before = ended.exited().await;
+    let created = pod.create(&ContainerSpec::new("created", &image)).await;
+    let family = pod.start(&ContainerSpec::new("family", &image).script("sleep 100000 & sleep 100000 & wait")).await;
+    let (cri, id) = (node.cri.clone(), family.id.clone());
+    let exec = tokio::spawn(async move { cri.exec(&id, &["/bin/sh", "-c", "echo >/begun; sleep 100000"], 0).await });
+    eventually("the exec", || async { (family.exec(&["/bin/ls", "/begun"]).await.code == 0).then_some(()) }).await;
+    signal("KILL", monitor(&node, &pod));
+
+    let error = exec.await.expect("the call itself does not panic").expect_err("nobody saw how it ended");
+    assert!(error.message().contains("monitor"), "{error}");
+    let status = family.exited().await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (-1, "ContainerStatusUnknown"), "{status:?}");
+    assert!(status.finished_at >= status.started_at && status.started_at > 0, "{status:?}");
+    assert_eq!(ended.status().await, before, "what was known stays known");
+    eventually("the pod's end", || async { (pod.status().await.state() == PodSandboxState::SandboxNotready).then_some(()) }).await;
+    for container in [&created, &family] {
+        assert!(container.host_pids().is_empty(), "no process outlives its pod");
+    }
+    assert_eq!(node.cri.start(&created.id).await.expect_err("its pod has ended").code(), Code::FailedPrecondition);
+    // What a kubelet does next: another attempt at the same pod, then it clears the first away.
+    let again = PodSpec::new("orphan").with(|config| {
+        config.metadata = Some(PodSandboxMetadata { name: "orphan".to_owned(), attempt: 1, ..Default::default() });
+    });
+    let again = node.run(&again).await;
+    let second = ContainerSpec::new("family", &image).with(|config| {
+        config.metadata = Some(ContainerMetadata { name: "family".to_owned(), attempt: 1 });
+    });
+    assert_eq!(again.start(&second).await.exec(&["/bin/true"]).await.code, 0);
+    pod.stop().await;
+    pod.remove().await;
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn what_a_monitor_wrote_before_it_died_is_believed_by_the_next_daemon() {
+    let Some(mut node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let pod = node.pod("orphan").await;
+    let leaving = "until [ -e /dev/shm/go ]; do sleep 0.05; done; exit 5";
+    let told = pod.start(&ContainerSpec::new("told", &image).script(leaving)).await;
+    let untold = pod.start(&ContainerSpec::new("untold", &image)).await;
+    let monitor = monitor(&node, &pod);
+    node.kill_daemon();
+    let directory = node.footprint.state.join("pods").join(&pod.id);
+    std::fs::write(directory.join("shm/go"), "").expect("telling the container through its shared memory");
+    eventually("the container's end", || async { told.host_pids().is_empty().then_some(()) }).await;
+    let exit = directory.join("containers").join(&told.id).join("exit.json");
+    eventually("the monitor's word", || async { exit.exists().then_some(()) }).await;
+    signal("KILL", monitor);
+    node.start_daemon().await;
+    let status = told.exited().await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (5, "Error"), "{status:?}");
+    let status = untold.exited().await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (-1, "ContainerStatusUnknown"), "{status:?}");
+    assert!(untold.host_pids().is_empty(), "no process outlives its pod");
+    assert_eq!(pod.status().await.state(), PodSandboxState::SandboxNotready);
+    node.finish().await;
+}
