@@ -32,11 +32,8 @@ use crate::notify::Notifier;
 use crate::serving::Serving;
 use crate::watchdog;
 
-/// How long work that cannot be interrupted, such as the removal of an exec's cgroup, is waited for.
-const LAST_WORK: Duration = Duration::from_secs(1);
-
-/// How long threads may then take for what cannot be interrupted. A look at a dead disk would take for ever, and whatever
-/// else is cut off the next daemon does again.
+/// How long threads may take at the end for what cannot be interrupted. A look at a dead disk would take for ever, and
+/// whatever else is cut off the next daemon does again.
 const LAST_WORK: Duration = Duration::from_secs(2);
 
 /// How often a thread for blocking calls is kept from ending. There must be one when no further one can be made: what
