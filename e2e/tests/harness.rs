@@ -52,13 +52,16 @@ async fn a_node_that_is_not_finished_fails_its_test() {
 }
 
 #[test]
-fn every_test_that_the_conformance_tables_name_is_there() {
+fn every_test_that_the_tables_name_is_there() {
     let package = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let tables = std::fs::read_to_string(package.join("../docs/conformance.md")).expect("reading docs/conformance.md");
-    let named: Vec<(&str, &str)> = tables.split('`').filter(|word| !word.contains(' ')).filter_map(|word| word.split_once("::")).collect();
-    assert!(named.len() > 20, "{named:?}");
-    for (file, test) in named.into_iter().filter(|name| *name != ("file", "test")) {
-        let source = std::fs::read_to_string(package.join(format!("tests/{file}.rs"))).unwrap_or_default();
-        assert!(source.contains(&format!("fn {test}(")), "there is no {file}::{test}");
+    for document in ["conformance", "reliability"] {
+        let tables = std::fs::read_to_string(package.join(format!("../docs/{document}.md"))).expect("reading a document");
+        let named: Vec<(&str, &str)> =
+            tables.split('`').filter(|word| !word.contains(' ')).filter_map(|word| word.split_once("::")).collect();
+        assert!(named.len() > 20, "{document}: {named:?}");
+        for (file, test) in named.into_iter().filter(|name| *name != ("file", "test")) {
+            let source = std::fs::read_to_string(package.join(format!("tests/{file}.rs"))).unwrap_or_default();
+            assert!(source.contains(&format!("fn {test}(")), "{document}: there is no {file}::{test}");
+        }
     }
 }
