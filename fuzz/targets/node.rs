@@ -1,26 +1,26 @@
 //! What the daemon reads of the node: records, files of /proc and of cgroups, netlink, configuration, logs; the first byte says which.
 #![no_main]
 
+// The program has no library: those of its modules that read what others wrote are taken as they are.
 #[allow(dead_code, unreachable_pub)]
 #[path = "../../crates/coracle/src/config.rs"]
 mod config;
-
-/// Those modules of the command line that read what others wrote.
 #[allow(dead_code, unreachable_pub)]
-mod client {
-    #[path = "../../../crates/coracle/src/client/error.rs"]
-    mod error;
-    #[path = "../../../crates/coracle/src/client/log_file.rs"]
-    pub mod log_file;
-    #[path = "../../../crates/coracle/src/client/time.rs"]
-    mod time;
-    #[path = "../../../crates/coracle/src/client/values.rs"]
-    pub mod values;
-}
+#[path = "../../crates/coracle/src/client/error.rs"]
+mod error;
+#[allow(dead_code, unreachable_pub)]
+#[path = "../../crates/coracle/src/client/log_file.rs"]
+mod log_file;
+#[allow(dead_code, unreachable_pub)]
+#[path = "../../crates/coracle/src/client/time.rs"]
+mod time;
+#[allow(dead_code, unreachable_pub)]
+#[path = "../../crates/coracle/src/client/values.rs"]
+mod values;
 
-use client::log_file::Entry;
-use client::values::{Cpus, Memory, Moment, User, Volume};
 use libfuzzer_sys::fuzz_target;
+use log_file::Entry;
+use values::{Cpus, Memory, Moment, User, Volume};
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((kind, rest)) = bytes.split_first() else { return };

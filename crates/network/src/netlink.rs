@@ -270,11 +270,19 @@ impl Answer {
             let bytes = attribute(attributes, ERROR_SENTENCE)?;
             Some(String::from_utf8_lossy(bytes.strip_suffix(b"\0").unwrap_or(bytes)).into_owned())
         });
-        Self { errno: (code < 0).then(|| Errno::from_raw_os_error(code.wrapping_neg())), sentence }
+        Self { errno: (code < 0).then(|| errno(code)), sentence }
     }
 
     fn rejection(&self, request: &Request) -> Option<Rejection> {
         self.errno.map(|errno| request.failed(errno, self.sentence.clone()))
+    }
+}
+
+/// The error that a negative number stands for. The kernel has 4095 of them (include/linux/err.h).
+fn errno(code: i32) -> Errno {
+    match code.checked_neg() {
+        Some(number @ 1..=4095) => Errno::from_raw_os_error(number),
+        _ => Errno::BADMSG,
     }
 }
 
@@ -359,6 +367,14 @@ mod tests {
         let datagram = message(NLMSG_ERROR, NLM_F_CAPPED | NLM_F_ACK_TLVS, &body);
         let answer = messages(&datagram).next().map(|message| Answer::read(&message)).unwrap();
         assert_eq!((answer.errno, answer.sentence.as_deref()), (Some(Errno::EXIST), Some("exists")));
+    }
+
+    #[test]
+    fn a_number_that_is_no_error_is_a_bad_message() {
+        for code in [-4096, -65_536, i32::MIN] {
+            let message = Message { kind: NLMSG_ERROR, flags: 0, sequence: 1, body: &code.to_ne_bytes() };
+            assert_eq!(Answer::read(&message).errno, Some(Errno::BADMSG), "{code}");
+        }
     }
 
     #[test]
