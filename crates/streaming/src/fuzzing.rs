@@ -235,6 +235,10 @@ impl Backend for Echo {
         });
         Ok(client)
     }
+
+    async fn pod_ends(&self, _: &PodId) {
+        std::future::pending().await
+    }
 }
 
 /// Who acts out the script.
