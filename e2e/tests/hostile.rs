@@ -119,8 +119,8 @@ async fn ten_thousand_idle_connections_lock_nobody_out() {
         (0..10_000).map(|_| UnixStream::connect(&socket).expect("connecting")).collect()
     });
     let silent = silent.await.expect("10,000 connections");
-    // One that is known, and a new one.
-    node.cri.version().await.expect("Version");
+    // One that is known, whose idle connection may have made room for others, and a new one.
+    coracle_e2e::eventually("an answer to the one that is known", || async { node.cri.version().await.ok() }).await;
     Cri::new(node.cri.socket()).version().await.expect("Version on a new connection");
     assert!(descriptors(&node) < files + 600, "{} descriptors", descriptors(&node));
     let most = most_memory(&node);
