@@ -19,7 +19,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, Semaphore};
 
-use super::frame::{self, DEFAULT_WINDOW, Farewell, HEAD, MAX_NUMBER, Reset, Violation};
+use super::frame::{self, DEFAULT_WINDOW, Farewell, HEAD, MAX_NUMBER, Reset, Violation, data_head};
 use super::headers::{Deflater, Headers};
 use super::writer::Writer;
 use crate::flow::{Backlog, Incoming, Tally, incoming};
@@ -112,7 +112,7 @@ impl Shared {
     }
 
     /// Queues a frame. If the connection is no more, nobody misses it.
-    pub(super) fn put(&self, out: Out) {
+    fn put(&self, out: Out) {
         let _ = self.queue.send(out);
     }
 
@@ -200,13 +200,23 @@ impl Shared {
         }
     }
 
+    /// Queues data; says whether their stream is still open. If it is not, its reset was the last that was said on it.
+    pub(super) fn send(&self, number: u32, payload: Vec<u8>, slot: Slot) -> bool {
+        let state = self.state();
+        let open = state.streams.get(&number).is_some_and(|stream| stream.writing);
+        if open {
+            self.put(Out::Data { head: data_head(number, 0, payload.len()), payload, _slot: slot });
+        }
+        open
+    }
+
     /// Our FIN.
     pub(super) fn finish(&self, number: u32) {
         let mut state = self.state();
         let Some(stream) = state.streams.get_mut(&number).filter(|stream| stream.writing) else { return };
         stream.writing = false;
         let over = stream.incoming.is_none();
-        self.say(Bytes::copy_from_slice(&frame::data_head(number, frame::FLAG_FIN, 0)));
+        self.say(Bytes::copy_from_slice(&data_head(number, frame::FLAG_FIN, 0)));
         if over {
             self.forget(&mut state, number);
         }

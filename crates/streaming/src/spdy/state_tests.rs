@@ -103,3 +103,18 @@ fn a_stream_that_was_reset_before_it_was_accepted_is_left_alone() {
     shared.accept(3);
     assert!(matches!(queue.try_recv(), Ok(Out::Control(_))));
 }
+
+/// What a fuzzer found: the reader's task resets a stream while another is about to send on it.
+#[tokio::test]
+async fn nothing_is_sent_on_a_stream_after_its_reset() {
+    let (shared, mut queue) = Shared::new();
+    let (_incoming, writer) = shared.open(1, false, false).unwrap().unwrap();
+    shared.initial_window(1000).unwrap();
+    let room = writer.room().await.unwrap();
+    shared.granted(1, MAX_NUMBER).unwrap();
+    shared.granted(1, 1).unwrap();
+    while queue.try_recv().is_ok() {}
+    writer.send(room, b"late".to_vec());
+    assert!(queue.try_recv().is_err(), "the reset was the last word");
+    assert_eq!(shared.state().window, i64::from(DEFAULT_WINDOW), "what was not sent takes nothing of the session's window");
+}

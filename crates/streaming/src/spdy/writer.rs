@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use super::frame::{Reset, data_head};
-use super::state::{Out, Shared, Taken};
+use super::frame::Reset;
+use super::state::{Shared, Taken};
 use crate::outgoing::{CHUNK, Gone, Slot};
 
 /// Sends on one stream. Dropped unfinished, it resets the stream.
@@ -51,9 +51,11 @@ impl Writer {
 
     /// Sends what fits into `room`.
     pub(crate) fn send(&self, mut room: Room, payload: Vec<u8>) {
-        room.bytes = room.bytes.saturating_sub(payload.len());
-        if let (Some(_slot), false) = (room.slot.take(), payload.is_empty()) {
-            self.shared.put(Out::Data { head: data_head(self.stream, 0, payload.len()), payload, _slot });
+        let length = payload.len();
+        if let (Some(slot), 1..) = (room.slot.take(), length)
+            && self.shared.send(self.stream, payload, slot)
+        {
+            room.bytes = room.bytes.saturating_sub(length);
         }
     }
 
