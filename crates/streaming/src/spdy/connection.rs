@@ -96,10 +96,12 @@ enum Ended {
 
 async fn run<S: AsyncRead + AsyncWrite>(mut reader: Reader<S>, mut writer: FrameWriter<S>, shared: Arc<Shared>, limits: Limits) {
     let activity = Activity::new();
+    // One future until the end: dropped in the middle of a frame, it would leave what comes after to be read as that frame's rest.
+    let writing = writer.run(&activity);
+    tokio::pin!(writing);
     let farewell = {
         let reading = reader.run(&activity);
-        let writing = writer.run(&activity);
-        tokio::pin!(reading, writing);
+        tokio::pin!(reading);
         tokio::select! {
             ended = &mut reading => Some(ended),
             // An error of writing is the same as an end of reading: the client is no more.
@@ -122,7 +124,7 @@ async fn run<S: AsyncRead + AsyncWrite>(mut reader: Reader<S>, mut writer: Frame
         tracing::debug!(%violation, "a streaming client does not speak SPDY");
         shared.end(Farewell::ProtocolError);
         let parting = async {
-            let _ = writer.run(&activity).await;
+            let _ = writing.await;
             discard(io).await;
         };
         let _ = timeout(LINGER, parting).await;

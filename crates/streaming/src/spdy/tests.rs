@@ -314,6 +314,26 @@ async fn garbage_ends_the_session_with_a_word() {
     }
 }
 
+/// What a fuzzer found.
+#[tokio::test(start_paused = true)]
+async fn the_word_about_garbage_comes_after_the_frame_that_is_being_written() {
+    let Scene { mut speaker, mut listener, mut program, serving } = scene(streams(false, false, false));
+    let [_, stdout] = speaker.open_all(["error", "stdout"]).await;
+    let said = noise(100_000);
+    let mut output = program.stdout.take().unwrap();
+    let written = said.clone();
+    tokio::spawn(async move { output.write_all(&written).await });
+    // Time passes when there is nothing to do: the connection is full.
+    sleep(Duration::from_millis(10)).await;
+    speaker.raw([0; 64]).await;
+    sleep(Duration::from_millis(10)).await;
+    let (heard, goodbye) = listener.rest().await;
+    assert_eq!(goodbye, Some(Farewell::ProtocolError as u32));
+    assert!(said.starts_with(&heard[&stdout].bytes));
+    drop((speaker, listener));
+    serving.await.unwrap();
+}
+
 #[tokio::test]
 async fn data_for_no_stream_is_answered_and_the_session_goes_on() {
     let Scene { mut speaker, mut listener, mut program, .. } = scene(streams(false, false, false));
