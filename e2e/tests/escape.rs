@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use coracle_e2e::api::{Capability, ExecRequest, Int64Value, NamespaceMode};
+use coracle_e2e::api::{Capability, ExecRequest, Int64Value, LinuxContainerSecurityContext, NamespaceMode};
 use coracle_e2e::image::{Image, digest};
 use coracle_e2e::layer::{Compression, Layer};
 use coracle_e2e::program::{self, Gate, one_call};
@@ -104,7 +104,8 @@ async fn no_descriptor_leads_out() {
             drop(session);
         }
         assert_eq!(container.shell(&ways_to(&secret)).await, "");
-        container.shell("killall -q -9 sleep; true").await;
+        // A container whose first process is among them ends, and this exec with it.
+        let _ = node.cri.exec(&container.id, &["killall", "-q", "-9", "sleep"], 0).await;
         let _ = waiting.await.expect("the exec's task");
     }
     node.finish().await;
@@ -185,6 +186,26 @@ async fn the_monitors_program_cannot_be_changed_by_those_who_catch_it() {
     node.finish().await;
 }
 
+/// Begins to tell again and again who of the processes in sight has a right that no container of these tests has: CAP_SYS_MODULE,
+/// the lowest bit of the fifth digit from the right.
+const AUDIT: &str = "while :; do for p in /proc/[0-9]*; do \
+                     { while read key value; do case $key$value in CapEff:*[13579bdf]????) echo $p has $value;; esac; \
+                     done <$p/status; } 2>/dev/null; done; done &";
+
+/// Tells again and again by which links of the processes in sight `secret` can be reached.
+fn spying(secret: &str) -> String {
+    let up = "/../../../../../..";
+    let descriptors: String = (3..10).map(|number| format!(" fd/{number}{up}")).collect();
+    format!(
+        "echo spying; while :; do for p in /proc/[0-9]*; do \
+         for way in root cwd{up} fd/3{descriptors}; do [ -e $p/$way{secret} ] && echo $p $way; done; done; done"
+    )
+}
+
+fn sightings(spy: &Container) -> Vec<String> {
+    spy.lines("stdout").into_iter().filter(|line| line != "spying").collect()
+}
+
 #[tokio::test]
 async fn who_may_trace_does_not_see_the_node_through_commands_on_their_way_in() {
     let Some(node) = Node::own().await else { return };
@@ -193,11 +214,8 @@ async fn who_may_trace_does_not_see_the_node_through_commands_on_their_way_in() 
     for mode in [NamespaceMode::Container, NamespaceMode::Pod] {
         let pod = shared(&node).await;
         let victim = pod.start(&with_pid("victim", &image, NamespaceMode::Pod)).await;
-        let spy = format!(
-            "echo spying; while :; do for p in /proc/[0-9]*; do \
-             for way in root cwd fd/3 fd/4/../../../../../.. fd/5/../../../../../..; do [ -e $p/$way{secret} ] && echo $p $way; done; done; done"
-        );
-        let spy = pod.start(&with_capability(with_pid("spy", &image, mode).script(&spy), "SYS_PTRACE")).await;
+        let spy = with_pid("spy", &image, mode).script(&format!("{AUDIT} {}", spying(&secret)));
+        let spy = pod.start(&with_capability(spy, "SYS_PTRACE")).await;
         spy.logged("spying").await;
         let watched = if mode == NamespaceMode::Pod { &victim } else { &spy };
         for round in 0..60 {
@@ -213,10 +231,77 @@ async fn who_may_trace_does_not_see_the_node_through_commands_on_their_way_in() 
         assert!(missing.message().contains("/no/such/program"), "{}", missing.message());
         let late = node.cri.exec(&watched.id, &["/bin/sleep", "100000"], 1).await.expect_err("it takes too long");
         assert_eq!(late.code(), Code::DeadlineExceeded, "{}", late.message());
-        let seen: Vec<String> = spy.lines("stdout").into_iter().filter(|line| line != "spying").collect();
+        let seen = sightings(&spy);
         assert!(seen.is_empty(), "{} times: {:?}", seen.len(), seen.first());
         pod.remove().await;
     }
+    node.finish().await;
+}
+
+/// Starts containers in one pid namespace with `spy`, of all kinds: with a terminal, of another user, in another directory, in vain.
+async fn start_beside(spy: &Container, pod: &Pod, node: &Node, spec: &ContainerSpec) {
+    for round in 0..40 {
+        let mut spec = spec.clone().script("ps -o pid,ppid,args; exit 3");
+        spec.config.metadata.get_or_insert_default().name = format!("beside-{round}");
+        spec.config.log_path = format!("beside-{round}.log");
+        match round % 4 {
+            0 => spec.config.tty = true,
+            1 => spec = spec.security(|s| s.run_as_user = Some(Int64Value { value: 1000 })),
+            2 => spec.config.working_dir = "/a/new/directory".to_owned(),
+            _ => spec = spec.command(&["/no/such/program"]),
+        }
+        let beside = pod.create(&spec).await;
+        match node.cri.start(&beside.id).await {
+            Ok(()) => {
+                assert_eq!(beside.exited().await.exit_code, 3, "{:?}", beside.lines("stdout"));
+                let said = beside.lines("stdout").join("\n");
+                assert!(said.contains(" 0 /bin/sh -c ps") && said.contains("while :;"), "{said}");
+            }
+            Err(refused) => assert!(round % 4 == 3 && refused.message().contains("/no/such/program"), "{}", refused.message()),
+        }
+        beside.remove().await;
+    }
+    let seen = sightings(spy);
+    assert!(seen.is_empty(), "{} times: {:?}", seen.len(), seen.first());
+}
+
+#[tokio::test]
+async fn who_may_trace_does_not_see_the_node_through_containers_being_started_beside_it() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let secret = sentinel(&node);
+    let with_spy = |spec: ContainerSpec| with_capability(spec.script(&format!("{AUDIT} {}", spying(&secret))), "SYS_PTRACE");
+
+    let pod = shared(&node).await;
+    let spy = pod.start(&with_spy(with_pid("spy", &image, NamespaceMode::Pod))).await;
+    spy.logged("spying").await;
+    start_beside(&spy, &pod, &node, &with_pid("beside", &image, NamespaceMode::Pod)).await;
+    pod.remove().await;
+
+    let pod = node.pod("target").await;
+    let spy = pod.start(&with_spy(ContainerSpec::new("spy", &image))).await;
+    spy.logged("spying").await;
+    let target = |s: &mut LinuxContainerSecurityContext| s.namespace_options.get_or_insert_default().target_id = spy.id.clone();
+    start_beside(&spy, &pod, &node, &with_pid("beside", &image, NamespaceMode::Target).security(target)).await;
+    pod.remove().await;
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn who_may_trace_among_users_of_the_pods_own_does_not_see_the_node_through_containers_being_started() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let mut spec = PodSpec::new("users").users(1_441_792, 65_536);
+    spec.namespaces().pid = NamespaceMode::Pod.into();
+    let Ok(pod) = node.try_run(&spec).await else {
+        eprintln!("skipped: no user namespaces here");
+        return node.finish().await;
+    };
+    // Open to everybody on the node, and not in the image.
+    let spy = with_pid("spy", &image, NamespaceMode::Pod).script(&spying("/usr/lib"));
+    let spy = pod.start(&with_capability(spy, "SYS_PTRACE")).await;
+    spy.logged("spying").await;
+    start_beside(&spy, &pod, &node, &with_pid("beside", &image, NamespaceMode::Pod)).await;
     node.finish().await;
 }
 

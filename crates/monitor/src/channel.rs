@@ -5,6 +5,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
@@ -27,6 +28,8 @@ pub(crate) enum Report {
         /// Its number in the monitor's pid namespace.
         pid: i32,
     },
+    /// Here is the file system that it was sent to begin (one descriptor: fsopen(2)'s).
+    Begun,
     /// All is set up; what follows is execve.
     Ready,
     /// It cannot go on.
@@ -83,6 +86,15 @@ impl Listening {
         match bytes.get(..count).and_then(|bytes| serde_json::from_slice(bytes).ok()) {
             Some(report) => Heard::Report(report, descriptor),
             None => Heard::End,
+        }
+    }
+
+    /// Waits for the next report, as long as `patience` lasts, if it ends; `None` if none came.
+    pub(crate) fn await_report(&self, patience: Option<&Timespec>) -> Option<(Report, Option<OwnedFd>)> {
+        poll(&mut [PollFd::new(self, PollFlags::IN)], patience).ok()?;
+        match self.hear() {
+            Heard::Report(report, descriptor) => Some((report, descriptor)),
+            Heard::Nothing | Heard::End => None,
         }
     }
 }

@@ -9,7 +9,6 @@ use coracle_sys::process::close_others;
 use coracle_sys::signal::SignalQueue;
 use rustix::fs::{Gid, Mode, OFlags, Uid, open};
 use rustix::io::Errno;
-use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{DumpableBehavior, Signal, WaitOptions, set_dumpable_behavior, set_parent_process_death_signal, wait};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::thread::{set_name, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
@@ -45,7 +44,6 @@ fn confine(user: u32, reporting: &Reporting) -> Result<SignalQueue> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).or_fault(stage, "the init process")?;
     silence().or_fault(stage, "standard streams")?;
     close_others(&[reporting.as_fd()]).or_fault(stage, "descriptors")?;
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).or_fault(stage, "mounts")?;
     child::enter_empty_root()?;
     let _ = set_name(c"coracle-init");
     child::identity::drop_bounding(0).or_fault(stage, "capabilities")?;

@@ -4,21 +4,20 @@ mod clocks;
 mod owned;
 
 use std::fs::DirBuilder;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use coracle_failpoint::{Point, reach};
 use coracle_plan::{Cgroups, UserNamespace};
 use coracle_sys::namespace::{Namespace, unshare};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::Timespec;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use rustix::process::Pid;
 use rustix::system::sethostname;
 
-use crate::channel::{self, Heard, Listening, Report};
+use crate::channel::{self, Report};
 use crate::child;
 use crate::fault::{OrFault, Result};
 use crate::init;
@@ -129,7 +128,7 @@ fn start_init(user: Option<&UserNamespace>) -> Result<Process> {
     };
     drop(reporting);
     loop {
-        match await_report(&listening) {
+        match listening.await_report(Some(&PATIENCE)) {
             Some((Report::Ready, _)) => return Ok(init),
             Some((Report::Failed(fault), _)) => return Err(fault),
             Some((Report::Moved { pid }, Some(handle))) => init = Process::moved(pid, handle)?,
@@ -138,13 +137,5 @@ fn start_init(user: Option<&UserNamespace>) -> Result<Process> {
                 return Err(Fault::new("starting", "the pod's init process", Errno::TIMEDOUT));
             }
         }
-    }
-}
-
-fn await_report(listening: &Listening) -> Option<(Report, Option<OwnedFd>)> {
-    poll(&mut [PollFd::new(listening, PollFlags::IN)], Some(&PATIENCE)).ok()?;
-    match listening.hear() {
-        Heard::Report(report, descriptor) => Some((report, descriptor)),
-        Heard::Nothing | Heard::End => None,
     }
 }

@@ -23,6 +23,8 @@ pub enum Namespace {
     Pid,
     /// The monotonic and the boot-time clock, for children to come (time_namespaces(7)).
     Time,
+    /// Users and capabilities; the latter hold in it alone, and over the others made with it (user_namespaces(7)).
+    User,
 }
 
 /// Moves the calling thread into new namespaces, all or none: unshare(2).
@@ -40,6 +42,7 @@ pub fn unshare(namespaces: &[Namespace]) -> io::Result<()> {
                 Namespace::Cgroup => libc::CLONE_NEWCGROUP,
                 Namespace::Pid => libc::CLONE_NEWPID,
                 Namespace::Time => CLONE_NEWTIME,
+                Namespace::User => libc::CLONE_NEWUSER,
             }
     });
     // SAFETY: only namespaces are parted, which no safe code relies on.

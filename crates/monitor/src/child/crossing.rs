@@ -1,6 +1,6 @@
-//! From the node into a pod's user namespace, as its root user; and into a pid namespace that it owns.
+//! From the node into a pod's user namespace, as its root user; and into a pid namespace that is new, or another process's.
 //!
-//! A process cannot enter a new pid namespace itself, only its children do. So one makes a sibling, a child of the
+//! A process cannot enter another pid namespace itself, only its children do. So one makes a sibling, a child of the
 //! monitor's too, hands the line to the monitor over to it, and ends.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -40,13 +40,13 @@ pub(crate) fn move_on(reporting: &Reporting, child: impl FnOnce() -> i32) -> Res
     replace(reporting, child)
 }
 
-/// The same in the pid namespace of another process.
-pub(crate) fn move_to(process: BorrowedFd<'_>, reporting: &Reporting, child: impl FnOnce() -> i32) -> Result<i32> {
-    move_into_thread_name_spaces(process, ThreadNameSpaceType::PROCESS_ID).or_fault("entering", "the container's pid namespace")?;
-    replace(reporting, child)
+/// Lets those whom this process makes from now on be born in the pid namespace of `process`.
+pub(crate) fn let_children_be_born_beside(process: BorrowedFd<'_>) -> Result<()> {
+    move_into_thread_name_spaces(process, ThreadNameSpaceType::PROCESS_ID).or_fault("entering", "the shared pid namespace")
 }
 
-fn replace(reporting: &Reporting, child: impl FnOnce() -> i32) -> Result<i32> {
+/// Has `child` go on in this process's place, in the pid namespace where its children are born. Returns how this one ends.
+pub(crate) fn replace(reporting: &Reporting, child: impl FnOnce() -> i32) -> Result<i32> {
     let (stage, subject) = ("making a process in", "a pid namespace");
     let (waiting, going) = pipe_with(PipeFlags::CLOEXEC).or_fault(stage, subject)?;
     let mut going = Some(going);

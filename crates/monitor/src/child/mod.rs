@@ -11,22 +11,23 @@ pub(crate) mod identity;
 mod image;
 mod mount;
 mod node;
+mod procfs;
 mod program;
 mod root;
 mod terminal;
 mod view;
 
-use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use coracle_failpoint::{Point, reach};
-use coracle_plan::{PidNamespace, Plan, Process, UserNamespace};
+use coracle_plan::{PidNamespace, Plan, UserNamespace};
 use coracle_sys::namespace::{Namespace, unshare};
 use coracle_sys::process::close_others;
 use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, set_dumpable_behavior, setsid, umask};
+use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior, umask};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
@@ -52,10 +53,10 @@ pub(crate) struct Streams {
 }
 
 /// Becomes a container's first process.
-pub(crate) fn start(plan: &Plan, streams: &Streams, reporting: &Reporting) -> i32 {
-    let prepared = part(streams, reporting, None).and_then(|()| prepare(plan));
+pub(crate) fn start(plan: &Plan, birth: Birth<'_>, streams: &Streams, reporting: &Reporting) -> i32 {
+    let prepared = part(streams, reporting, birth.neighbour()).and_then(|()| prepare(plan));
     let done = prepared.and_then(|()| match &plan.namespaces.user {
-        None => build(plan, reporting).map(|never| match never {}),
+        None => build(plan, birth, reporting),
         Some(user) => cross(plan, user, reporting),
     });
     done.unwrap_or_else(|fault| report(&fault, reporting))
@@ -67,17 +68,27 @@ pub(crate) struct Target<'a> {
     pub(crate) process: BorrowedFd<'a>,
     pub(crate) entrances: &'a Entrances,
     pub(crate) user: Option<&'a UserNamespace>,
-    pub(crate) birth: Birth,
+    pub(crate) birth: Birth<'a>,
 }
 
-/// When the process of an exec comes to be in the container's pid namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Birth {
+/// When a process comes to be in the pid namespace of its program.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Birth<'a> {
     /// At once: nobody there may look into it.
-    Inside,
-    /// When it has parted with all that is the node's. Who has CAP_SYS_PTRACE may look into every process in sight, and
-    /// through one that is still setting up (`/proc/PID/root`) at the node's files.
-    Outside,
+    First,
+    /// When it has parted with all that is the node's; the namespace is that of this process. Who has CAP_SYS_PTRACE may look into
+    /// every process in sight, and through one that is still setting up (`/proc/PID/root`) at the node's files.
+    Last(BorrowedFd<'a>),
+}
+
+impl<'a> Birth<'a> {
+    /// A process that is in the namespace, if this one is not.
+    fn neighbour(self) -> Option<BorrowedFd<'a>> {
+        match self {
+            Self::First => None,
+            Self::Last(neighbour) => Some(neighbour),
+        }
+    }
 }
 
 /// Becomes a process in the container of `target`.
@@ -104,16 +115,17 @@ fn prepare(plan: &Plan) -> Result<()> {
 }
 
 /// Builds the container in the namespaces of the node that are its own by now.
-fn build(plan: &Plan, reporting: &Reporting) -> Result<Infallible> {
+fn build(plan: &Plan, birth: Birth<'_>, reporting: &Reporting) -> Result<i32> {
     if plan.namespaces.cgroup {
         unshare(&[Namespace::Cgroup]).or_fault("making", "a cgroup namespace")?;
     }
-    let mut view = View::new(&plan.root)?;
+    let mut view = View::new(&plan.root, birth.neighbour())?;
     for step in &plan.steps {
         view.apply(step)?;
         reach(Point::ChildStep);
     }
-    run(plan, reporting)
+    drop(view);
+    run(plan, birth, reporting)
 }
 
 /// Builds the container in a user namespace, which owns its other namespaces. Returns how this process ends if
@@ -124,17 +136,14 @@ fn cross(plan: &Plan, user: &UserNamespace, reporting: &Reporting) -> Result<i32
     crossing::enter(&namespace)?;
     let namespaces: &[Namespace] = if plan.namespaces.cgroup { &[Namespace::Mount, Namespace::Cgroup] } else { &[Namespace::Mount] };
     unshare(namespaces).or_fault("making namespaces", format_args!("{namespaces:?}"))?;
-    let finish = || {
-        let Err(fault) = build_inside(plan, beforehand, reporting);
-        report(&fault, reporting)
-    };
+    let finish = || build_inside(plan, beforehand, reporting).unwrap_or_else(|fault| report(&fault, reporting));
     match plan.namespaces.pid {
         PidNamespace::New => crossing::move_on(reporting, finish),
         _ => Ok(finish()),
     }
 }
 
-fn build_inside(plan: &Plan, beforehand: Beforehand, reporting: &Reporting) -> Result<Infallible> {
+fn build_inside(plan: &Plan, beforehand: Beforehand, reporting: &Reporting) -> Result<i32> {
     let mut view = View::over(beforehand.root)?;
     for (step, done) in plan.steps.iter().zip(beforehand.steps) {
         match done {
@@ -144,17 +153,14 @@ fn build_inside(plan: &Plan, beforehand: Beforehand, reporting: &Reporting) -> R
         }
         reach(Point::ChildStep);
     }
-    run(plan, reporting)
+    drop(view);
+    run(plan, Birth::First, reporting)
 }
 
 /// Becomes the program.
-fn run(plan: &Plan, reporting: &Reporting) -> Result<Infallible> {
-    lead_session(&plan.process)?;
-    if plan.process.terminal {
-        let terminal = terminal::make(&plan.process.user, reporting)?;
-        terminal::take(&terminal)?;
-    }
-    program::run(&plan.process, Missing::Make, reporting)
+fn run(plan: &Plan, birth: Birth<'_>, reporting: &Reporting) -> Result<i32> {
+    let terminal = plan.process.terminal.then(|| terminal::make(&plan.process.user, reporting)).transpose()?;
+    program::run(&plan.process, terminal.as_ref(), birth, Missing::Make, reporting)
 }
 
 /// Enters the container. Returns how this process ends if another goes on in its place.
@@ -166,28 +172,8 @@ fn join(exec: &Exec, target: Target<'_>, reporting: &Reporting) -> Result<i32> {
     if target.user.is_some() {
         crossing::become_root()?;
     }
-    let finish = || {
-        let Err(fault) = run_exec(exec, reporting);
-        report(&fault, reporting)
-    };
-    match target.birth {
-        Birth::Inside => Ok(finish()),
-        Birth::Outside => crossing::move_to(target.process, reporting, finish),
-    }
-}
-
-fn run_exec(exec: &Exec, reporting: &Reporting) -> Result<Infallible> {
-    lead_session(&exec.process)?;
-    if exec.process.terminal {
-        let terminal = terminal::make_for_exec(&exec.process.user)?;
-        terminal::take(&terminal)?;
-    }
-    program::run(&exec.process, Missing::Refuse, reporting)
-}
-
-fn lead_session(process: &Process) -> Result<()> {
-    let program = process.arguments.first().map(|name| String::from_utf8_lossy(&name.0)).unwrap_or_default();
-    setsid().map(drop).or_fault("making a session for", program)
+    let terminal = exec.process.terminal.then(|| terminal::make_for_exec(&exec.process.user)).transpose()?;
+    program::run(&exec.process, terminal.as_ref(), target.birth, Missing::Refuse, reporting)
 }
 
 /// Parts with what is the monitor's: nothing of it may be held by, or be open to, a container.
@@ -213,9 +199,10 @@ fn report(fault: &Fault, reporting: &Reporting) -> i32 {
     FAILED
 }
 
-/// Makes an empty directory the root of this process's mount namespace.
+/// Makes an empty directory the root of this process's mount namespace, in which nothing else is left.
 pub(crate) fn enter_empty_root() -> Result<()> {
     let (stage, subject) = ("entering", "an empty root directory");
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).or_fault(stage, subject)?;
     let empty = cover::empty_directory()?;
     let directory = Root::open(Path::new("/")).or_fault(stage, subject)?;
     mount::attach(empty.as_fd(), directory.as_fd()).or_fault(stage, subject)?;

@@ -86,19 +86,28 @@ impl Filesystem<'_> {
 
     /// Makes the mount, attached nowhere.
     pub(crate) fn make(&self, subject: &str) -> Result<OwnedFd> {
-        let context = fsopen(self.kind, FsOpenFlags::FSOPEN_CLOEXEC).or_fault("mounting", subject)?;
-        fsconfig_set_string(&context, "source", self.source).or_fault("mounting", subject)?;
+        self.finish(&begin(self.kind).or_fault("mounting", subject)?, subject)
+    }
+
+    /// The same of one that was begun, perhaps by another process.
+    pub(crate) fn finish(&self, context: &OwnedFd, subject: &str) -> Result<OwnedFd> {
+        fsconfig_set_string(context, "source", self.source).or_fault("mounting", subject)?;
         for (key, value) in self.options {
             let done = match value {
-                Some(value) => fsconfig_set_string(&context, key, value),
-                None => fsconfig_set_flag(&context, key),
+                Some(value) => fsconfig_set_string(context, key, value),
+                None => fsconfig_set_flag(context, key),
             };
-            done.or_fault("mounting", Explained { subject, option: Some(key), context: &context })?;
+            done.or_fault("mounting", Explained { subject, option: Some(key), context })?;
         }
-        fsconfig_create(&context).or_fault("mounting", Explained { subject, option: None, context: &context })?;
+        fsconfig_create(context).or_fault("mounting", Explained { subject, option: None, context })?;
         let attributes = MountAttrFlags::from_bits_retain(u32::try_from(attributes(self.flags)).unwrap_or_default());
-        fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).or_fault("mounting", subject)
+        fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).or_fault("mounting", subject)
     }
+}
+
+/// Begins a new file system of this kind. What it shows is decided now, where that depends on who asks.
+pub(crate) fn begin(kind: &str) -> std::result::Result<OwnedFd, Errno> {
+    fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)
 }
 
 /// A mount with what the kernel has to say about its failure (fsopen(2): messages are read from the context).

@@ -1,8 +1,13 @@
 //! The last part of every set-up: from a prepared file system to the program's first instruction.
+//!
+//! Where others in sight may trace, the process that executes the program is born among them not before it has the
+//! program's rights and sees the program's files.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use coracle_failpoint::{Point, reach};
@@ -10,10 +15,10 @@ use coracle_plan::{Bytes, Process};
 use coracle_sys::process::execute;
 use rustix::fs::{Access, Mode, OFlags, access};
 use rustix::io::Errno;
-use rustix::process::{fchdir, getcwd, umask};
+use rustix::process::{fchdir, getcwd, setsid, umask};
 
-use super::identity;
 use super::root::{Leaf, Root};
+use super::{Birth, crossing, identity, terminal};
 use crate::channel::{Report, Reporting};
 use crate::fault::{OrFault, Result};
 use crate::protocol::Fault;
@@ -30,10 +35,26 @@ pub(crate) enum Missing {
     Refuse,
 }
 
-/// Becomes the program.
-pub(crate) fn run(process: &Process, missing: Missing, reporting: &Reporting) -> Result<Infallible> {
-    let directory = process.working_directory.as_path();
+/// Becomes the program, on `terminal` if there is one. Returns how this process ends if another goes on in its place.
+pub(crate) fn run(process: &Process, terminal: Option<&OwnedFd>, birth: Birth<'_>, missing: Missing, reporting: &Reporting) -> Result<i32> {
+    if let Birth::Last(neighbour) = birth {
+        crossing::let_children_be_born_beside(neighbour)?;
+    }
     let program = Program::new(process)?;
+    assume(process, missing)?;
+    let finish = || {
+        let Err(fault) = begin(process, terminal, &program, reporting);
+        super::report(&fault, reporting)
+    };
+    match birth {
+        Birth::First => Ok(finish()),
+        Birth::Last(_) => crossing::replace(reporting, finish),
+    }
+}
+
+/// Has the program's rights from now on, and its working directory.
+fn assume(process: &Process, missing: Missing) -> Result<()> {
+    let directory = process.working_directory.as_path();
     identity::limit(process)?;
     // Root may reach what the user may not, and on a network file system the other way round: either will do.
     let entered = enter(directory, missing);
@@ -42,6 +63,12 @@ pub(crate) fn run(process: &Process, missing: Missing, reporting: &Reporting) ->
         enter(directory, Missing::Refuse).or_fault("entering the working directory", directory.display())?;
     }
     umask(Mode::from_raw_mode(0o022));
+    Ok(())
+}
+
+fn begin(process: &Process, terminal: Option<&OwnedFd>, program: &Program, reporting: &Reporting) -> Result<Infallible> {
+    setsid().or_fault("making a session for", program.name())?;
+    terminal.map_or(Ok(()), terminal::take)?;
     reach(Point::ChildReady);
     coracle_sys::process::close_on_exec().or_fault("closing", "descriptors")?;
     coracle_sys::signal::unblock_all().or_fault("unblocking", "signals")?;
@@ -81,9 +108,13 @@ impl Program {
         })
     }
 
+    fn name(&self) -> Cow<'_, str> {
+        self.arguments.first().map(|name| name.to_string_lossy()).unwrap_or_default()
+    }
+
     /// Tries every candidate; returns what stood in the way, as a shell would say it.
     fn execute(&self) -> Fault {
-        let name = self.arguments.first().map(|name| name.to_string_lossy()).unwrap_or_default();
+        let name = self.name();
         let mut error = io::Error::from_raw_os_error(Errno::NOENT.raw_os_error());
         for candidate in &self.candidates {
             let Err(refusal) = execute(candidate, &self.arguments, &self.environment);

@@ -13,23 +13,25 @@ use rustix::process::{chdir, fchdir, pivot_root};
 
 use super::cover::Covers;
 use super::root::Root;
-use super::{image, mount, node};
+use super::{image, mount, node, procfs};
 use crate::fault::{OrFault, Result};
 use crate::sysctl;
 
 /// The file system in the making.
 #[derive(Debug)]
-pub(crate) struct View {
+pub(crate) struct View<'a> {
     path: PathBuf,
     root: Root,
     covers: Covers,
+    /// A process of the pid namespace to be seen in /proc; `None`: this one.
+    neighbour: Option<BorrowedFd<'a>>,
 }
 
-impl View {
-    /// Begins with the directory on which the root file system will be put together.
-    pub(crate) fn new(path: &Path) -> Result<Self> {
+impl<'a> View<'a> {
+    /// Begins with the directory on which the root file system will be put together, for a program that will live beside `neighbour`.
+    pub(crate) fn new(path: &Path, neighbour: Option<BorrowedFd<'a>>) -> Result<Self> {
         let root = Root::open(path).or_fault("opening the root directory", path.display())?;
-        Ok(Self { path: path.to_owned(), root, covers: Covers::open()? })
+        Ok(Self { path: path.to_owned(), root, covers: Covers::open()?, neighbour })
     }
 
     /// Begins with a root file system that is put together already but for the rest of the plan, attached nowhere.
@@ -38,7 +40,7 @@ impl View {
         // On the node's root directory: that is one which this process can reach, whoever it is.
         let place = Root::open(Path::new("/")).or_fault("opening the root directory", "/")?;
         mount::attach(root.as_fd(), place.as_fd()).or_fault("mounting", "the layers")?;
-        Ok(Self { path: PathBuf::from("/"), root: Root::at(root), covers })
+        Ok(Self { path: PathBuf::from("/"), root: Root::at(root), covers, neighbour: None })
     }
 
     /// Puts a mount, which was made for a step and is attached nowhere, in its place.
@@ -62,7 +64,10 @@ impl View {
             }
             Step::Filesystem { kind, source, target, flags, options } => {
                 let filesystem = mount::Filesystem { kind, source, flags, options };
-                filesystem.mount(&self.root, target)?;
+                match self.neighbour.filter(|_| kind == procfs::KIND) {
+                    Some(neighbour) => procfs::mount(&filesystem, neighbour, &self.root, target)?,
+                    None => filesystem.mount(&self.root, target)?,
+                }
                 self.reopen_if_covered(target)
             }
             Step::Bind { source, target, recursive, flags, flags_beneath, propagation, mapped: _ } => {

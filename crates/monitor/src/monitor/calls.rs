@@ -86,23 +86,32 @@ impl Monitor {
     fn launch(&mut self, start: Start, asker: Asker) -> Result<()> {
         let id = start.container.clone();
         let plan = read_plan(&start.plan)?;
-        let place = match &plan.namespaces.pid {
-            // It makes its own, when it is in the user namespace that is to own it.
-            PidNamespace::New if plan.namespaces.user.is_some() => Place::Node,
-            PidNamespace::New => Place::New,
-            PidNamespace::Node => Place::Node,
-            PidNamespace::Pod => Place::Of(self.pod.init().ok_or(Errno::SRCH).or_fault("finding", "the pod's init process")?),
-            PidNamespace::Container(other) => Place::Of(&self.running(other)?.process),
-        };
+        let (place, birth) = self.place_of(&plan)?;
         let log = Log::open(start.log.as_deref())?;
         reach(Point::LogOpen);
         let pipes = Pipes::new(&start, &plan)?;
         let (listening, reporting) = channel::new().or_fault(STARTING, &id)?;
-        let process = process::make(place, true, &plan.cgroups, || child::start(&plan, &pipes.theirs, &reporting))?;
+        let process = process::make(place, true, &plan.cgroups, || child::start(&plan, birth, &pipes.theirs, &reporting))?;
         self.launches.insert(process.pid, Launch::new(listening, Target::Container(id.clone()), asker));
         let serial = self.next_serial();
         self.containers.insert(id, Container::new(serial, process, start, pipes, log).planned(plan));
         Ok(())
+    }
+
+    /// Where the first process of a container is to be made, and when to be born where its program will be.
+    fn place_of(&self, plan: &Plan) -> Result<(Place<'_>, Birth<'_>)> {
+        let has_users = plan.namespaces.user.is_some();
+        let neighbour = match &plan.namespaces.pid {
+            // It makes its own, when it is in the user namespace that is to own it.
+            PidNamespace::New if has_users => return Ok((Place::Node, Birth::First)),
+            PidNamespace::New => return Ok((Place::New, Birth::First)),
+            PidNamespace::Node => return Ok((Place::Node, Birth::First)),
+            PidNamespace::Pod => self.pod.init().ok_or(Errno::SRCH).or_fault("finding", "the pod's init process")?,
+            PidNamespace::Container(other) => &self.running(other)?.process,
+        };
+        // Always, and not only where somebody who may trace lives: one may start meanwhile. Among users of the pod's own nobody
+        // may look into what the node has made.
+        Ok(if has_users { (Place::Of(neighbour), Birth::First) } else { (Place::Node, Birth::Last(neighbour.as_fd())) })
     }
 
     /// How a start ended, or a place among those who wait for its end.
@@ -138,7 +147,7 @@ impl Monitor {
         let container = running(&mut self.containers, &exec.container)?;
         container.entrances.open(&exec.cgroups.join)?;
         let Container { process: first, entrances, user, .. } = &*container;
-        let (place, birth) = if is_watched { (Place::Node, Birth::Outside) } else { (Place::Of(first), Birth::Inside) };
+        let (place, birth) = if is_watched { (Place::Node, Birth::Last(first.as_fd())) } else { (Place::Of(first), Birth::First) };
         let target = child::Target { process: first.as_fd(), entrances, user: user.as_ref(), birth };
         let (listening, reporting) = channel::new().or_fault(stage, &exec.exec)?;
         let process = process::make(place, false, &exec.cgroups, || child::exec(exec, target, &streams, &reporting))?;
@@ -146,7 +155,7 @@ impl Monitor {
         let (launch, asker) = match exec.answer {
             Answer::AtStart => (launch, None),
             // What goes on in another's place must be known before it ends.
-            Answer::AtEnd if birth == Birth::Outside => (launch.told_at_its_end(), Some(asker)),
+            Answer::AtEnd if is_watched => (launch.told_at_its_end(), Some(asker)),
             Answer::AtEnd => (launch.heard_at_its_end(), Some(asker)),
         };
         self.launches.insert(process.pid, launch);
@@ -173,7 +182,8 @@ impl Monitor {
         running.ok_or(Errno::SRCH).or_fault(FINDING, id)
     }
 
-    fn signal(&self, target: &Target, signal: i32) -> Result<()> {
+    fn signal(&mut self, target: &Target, signal: i32) -> Result<()> {
+        self.hear_all();
         let process = match target {
             Target::Container(id) => self.containers.get(id).filter(|container| container.lives()).map(|container| &container.process),
             Target::Exec(id) => self.execs.get(id).map(|exec| &exec.process),
@@ -196,6 +206,7 @@ impl Monitor {
     }
 
     fn shut_down(&mut self, asker: Asker) {
+        self.hear_all();
         let kill = Signal::KILL.as_raw();
         let first = self.containers.values().filter(|container| container.lives()).map(|container| &container.process);
         for process in first.chain(self.execs.values().map(|exec| &exec.process)).chain(self.pod.init()) {

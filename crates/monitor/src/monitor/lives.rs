@@ -28,6 +28,8 @@ pub(super) struct Launch {
     /// Who waits for the outcome.
     askers: Vec<Asker>,
     answer: Answer,
+    /// Whether another process went on in the place of the one that was made.
+    moved: bool,
     ready: bool,
     fault: Option<Fault>,
 }
@@ -35,7 +37,7 @@ pub(super) struct Launch {
 impl Launch {
     /// One that was just made.
     pub(super) fn new(listening: Listening, target: Target, asker: Asker) -> Self {
-        Self { listening, silent: false, target, askers: vec![asker], answer: Answer::AtStart, ready: false, fault: None }
+        Self { listening, silent: false, target, askers: vec![asker], answer: Answer::AtStart, moved: false, ready: false, fault: None }
     }
 
     /// The same, for one who wants to know of the program's end and not of its start.
@@ -67,7 +69,7 @@ impl Monitor {
                 Heard::Nothing => return,
                 Heard::Report(Report::Ready, _) => launch.ready = true,
                 Heard::Report(Report::Failed(fault), _) => launch.fault = Some(fault),
-                Heard::Report(Report::Moved { pid: next }, handle) => {
+                Heard::Report(Report::Moved { pid: next }, handle) if !launch.moved => {
                     if let Some(process) = handle.and_then(|handle| Process::moved(next, handle).ok()) {
                         self.move_launch(&mut pid, process);
                     }
@@ -79,6 +81,8 @@ impl Monitor {
                         container.take_terminal(master);
                     }
                 }
+                // Nobody who goes on in another's place has news of this kind: it is one whom a container has led astray.
+                Heard::Report(Report::Moved { .. } | Report::Begun, _) => {}
                 Heard::End if launch.ready || launch.fault.is_some() => return self.conclude(pid),
                 Heard::End => {
                     launch.silent = true;
@@ -88,9 +92,16 @@ impl Monitor {
         }
     }
 
+    /// Takes what was reported so far, so that it is known who is who.
+    pub(super) fn hear_all(&mut self) {
+        for pid in self.launches.iter().filter(|(_, launch)| !launch.silent).map(|(pid, _)| *pid).collect::<Vec<_>>() {
+            self.hear(pid);
+        }
+    }
+
     /// Another process goes on in the place of the one that was made.
     fn move_launch(&mut self, pid: &mut Pid, process: Process) {
-        let Some(launch) = self.launches.remove(pid) else { return };
+        let Some(launch) = self.launches.remove(pid).map(|launch| Launch { moved: true, ..launch }) else { return };
         *pid = process.pid;
         let moved = match &launch.target {
             Target::Container(id) => self.containers.get_mut(id).map(|container| &mut container.process),
@@ -146,10 +157,8 @@ impl Monitor {
 
     fn ended(&mut self, pid: Pid, code: i32) {
         // The others too: it may be one that took another's place, and this not be heard yet.
-        let heard = self.launches.iter().filter(|(number, launch)| **number == pid || !launch.silent);
-        for launch in heard.map(|(number, _)| *number).collect::<Vec<_>>() {
-            self.hear(launch);
-        }
+        self.hear_all();
+        self.hear(pid);
         // All that it said is heard, but perhaps not the line's end: one in whose place it went on may still have it open.
         if self.launches.get(&pid).is_some_and(|launch| launch.ready) {
             self.conclude(pid);

@@ -13,7 +13,7 @@ use rustix::io::{Errno, read, write};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
-use super::{await_report, own_namespaces, pin};
+use super::{PATIENCE, own_namespaces, pin};
 use crate::channel::{self, Listening, Report, Reporting};
 use crate::child::crossing;
 use crate::fault::{OrFault, Result};
@@ -76,7 +76,7 @@ fn write_map(maker: &Process, file: &str, map: &str) -> Result<()> {
 }
 
 fn await_ready(listening: &Listening) -> Result<()> {
-    match await_report(listening) {
+    match listening.await_report(Some(&PATIENCE)) {
         Some((Report::Ready, _)) => Ok(()),
         Some((Report::Failed(fault), _)) => Err(fault),
         _ => Err(Fault::new("preparing", "a user namespace", Errno::TIMEDOUT)),
