@@ -264,8 +264,9 @@ impl Engine {
         if tokio::time::timeout(DEATH, news.wait_for(|ended| *ended)).await.is_ok() {
             return Ok(());
         }
-        let undead = Undead::find(entry.live.containers.get(&container.id)).await;
-        Err(undead.failure("ending the processes of container", &container.id, entry.live.monitor.as_ref()).into())
+        let left = entry.live.containers.get(&container.id);
+        let undead = Undead::find("ending the processes of container", &container.id, left).await?;
+        Err(undead.failure(entry.live.monitor.as_ref()).into())
     }
 
     /// Kills a container if need be and removes all its traces; nothing to do is success.

@@ -25,8 +25,16 @@ pub(crate) fn start_time_in(stat: &[u8]) -> Option<u64> {
 }
 
 /// What a process does, by the letter of field 3 of /proc/PID/stat; `None`: there is no such process.
-pub(crate) fn state(pid: i32) -> Option<char> {
-    after_name(&fs::read(format!("/proc/{pid}/stat")).ok()?)?.trim_start().chars().next()
+pub(crate) fn state(pid: i32) -> io::Result<Option<char>> {
+    match fs::read(format!("/proc/{pid}/stat")) {
+        Ok(stat) => {
+            let state = after_name(&stat).and_then(|rest| rest.trim_start().chars().next());
+            state.map(Some).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no state in /proc/PID/stat"))
+        }
+        // Which of the two depends on when it went.
+        Err(error) if error.kind() == io::ErrorKind::NotFound || Errno::from_io_error(&error) == Some(Errno::SRCH) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The file's content from field 3 on. The second field is the name in parentheses, which may hold any bytes: spaces and

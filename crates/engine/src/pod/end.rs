@@ -146,18 +146,15 @@ impl Owner {
 
     /// The deadline for deaths has passed. A pod whose processes have all ended needs no monitor's word to be ended.
     async fn outlived(&self, which: Option<&ContainerId>) -> Result<()> {
-        let failure = match which {
-            Some(id) => Undead::find(self.containers.get(id)).await.failure("ending the processes of container", id, self.monitor.as_ref()),
-            None => {
-                let undead = Undead::find(self.containers.values()).await;
-                let failure = undead.failure("ending the processes of pod", self.id(), self.monitor.as_ref());
-                if undead.is_empty() {
-                    warn!(pod = self.id().short(), error = %failure, "the pod is ended without its monitor's word");
-                    return Ok(());
-                }
-                failure
-            }
+        let undead = match which {
+            Some(id) => Undead::find("ending the processes of container", id, self.containers.get(id)).await?,
+            None => Undead::find("ending the processes of pod", self.id(), self.containers.values()).await?,
         };
+        let failure = undead.failure(self.monitor.as_ref());
+        if which.is_none() && undead.is_empty() {
+            warn!(pod = self.id().short(), error = %failure, "the pod is ended without its monitor's word");
+            return Ok(());
+        }
         Err(failure.into())
     }
 
