@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_cri::server::{Bounds, Callers};
-use coracle_cri::{Deadlines, Ending};
+use coracle_cri::{Deadlines, unless_over};
 use coracle_domain::{During, Result};
 use coracle_engine::Engine;
 use coracle_streaming::Server;
@@ -16,6 +16,7 @@ use rustix::net::{Shutdown, shutdown};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tower::util::MapFuture;
 use tracing::info;
 
 use crate::backend::Sessions;
@@ -48,8 +49,9 @@ impl Serving {
         let (end, ends) = watch::channel(false);
         let (cut_off, over) = watch::channel(false);
         let bounds = Bounds::default();
+        let end_of = move |call| unless_over(call, over.clone());
         let server = coracle_cri::server::builder()
-            .layer(tower::layer::layer_fn(move |service| bounds.around(Ending::of(Deadlines::of(service), over.clone()))))
+            .layer(tower::layer::layer_fn(move |service| bounds.around(MapFuture::new(Deadlines::of(service), end_of.clone()))))
             .add_routes(coracle_cri::routes(engine, streaming.urls()));
         let calls = tokio::spawn(server.serve_with_incoming_shutdown(Callers::of(listener), told(ends.clone())));
         let sessions = tokio::spawn(streaming.serve(told(ends)));

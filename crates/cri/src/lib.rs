@@ -51,7 +51,7 @@ use v1::image_service_server::ImageServiceServer;
 use v1::runtime_service_server::RuntimeServiceServer;
 
 pub use deadline::Deadlines;
-pub use ending::Ending;
+pub use ending::unless_over;
 
 /// The messages, clients and servers of CRI v1.
 #[allow(missing_docs)]
