@@ -17,6 +17,7 @@ pub mod faults;
 pub mod frozen;
 pub mod host;
 pub mod image;
+mod installation;
 pub mod layer;
 pub mod leaks;
 pub mod log;

@@ -12,6 +12,7 @@ use tonic::Status;
 use crate::daemon::Daemon;
 use crate::fail_points::FailPoints;
 use crate::image::{BuiltImage, Image};
+use crate::installation::Installation;
 use crate::leaks::{self, Expected, Footprint};
 use crate::registry::{Access, Pushed, Registry};
 use crate::subnet::Subnet;
@@ -35,14 +36,9 @@ pub struct Node {
     pub points: Option<FailPoints>,
     name: String,
     daemon: Option<Daemon>,
-    /// What the daemon is started with beside the usual.
-    environment: Vec<(String, String)>,
-    /// The daemon's program.
-    program: PathBuf,
-    /// The monitor's, if it is not the one beside the daemon.
-    monitor: Option<PathBuf>,
+    installation: Installation,
     scratch: TempDir,
-    subnet: Subnet,
+    _subnet: Subnet,
     pods: Mutex<Vec<String>>,
     state_before: BTreeSet<PathBuf>,
     finished: bool,
@@ -98,8 +94,10 @@ impl Node {
         let registry = Registry::start(&scratch.path().join("registry"), Access::Open);
         let subnet = Subnet::claim();
         let socket = target.endpoint.clone().unwrap_or_else(|| scratch.path().join("s"));
-        let variable = |points: &FailPoints| (coracle_failpoint::VARIABLE.to_owned(), points.path().to_string_lossy().into_owned());
-        let environment = points.iter().map(variable).collect();
+        let mut installation = Installation::new(scratch.path(), settings(&target, &socket, &footprint, &subnet));
+        if let Some(points) = &points {
+            installation.set_variable(coracle_failpoint::VARIABLE, &points.path().to_string_lossy());
+        }
         let mut node = Self {
             cri: Cri::new(&socket),
             target,
@@ -108,17 +106,15 @@ impl Node {
             points,
             name,
             daemon: None,
-            environment,
-            program: scratch.path().join("bin/coracle"),
-            monitor: None,
+            installation,
             scratch,
-            subnet,
+            _subnet: subnet,
             pods: Mutex::default(),
             state_before: BTreeSet::new(),
             finished: false,
         };
         if !node.target.is_foreign() {
-            node.install();
+            node.installation.install(&node.target.binary);
             node.start_daemon().await;
             node.state_before = leaks::tree(&node.footprint.state);
         }
@@ -148,27 +144,18 @@ impl Node {
 
     /// Starts the daemon again and does not wait.
     pub fn launch_daemon(&mut self) {
-        let files = |name: &str| self.scratch.path().join(name);
-        self.daemon = Some(Daemon::start(&self.program, &files("config.toml"), &files("daemon.log"), &self.environment));
+        self.daemon = Some(self.installation.launch());
     }
 
     /// The daemon is started with this variable from now on.
     pub fn set_variable(&mut self, name: &str, value: &str) {
-        self.environment.push((name.to_owned(), value.to_owned()));
+        self.installation.set_variable(name, value);
     }
 
     /// The daemon that is started next is another build: a program and a monitor of other names, the monitor with these
     /// bytes, or with the usual ones.
     pub fn install_other(&mut self, name: &str, monitor: Option<&[u8]>) {
-        let directory = self.scratch.path().join("bin");
-        let place = |kind: &str| directory.join(format!("{kind}-{name}"));
-        (self.program, self.monitor) = (place("coracle"), Some(place("coracle-monitor")));
-        fs::copy(directory.join("coracle"), &self.program).expect("copying the daemon's program");
-        fs::copy(directory.join("coracle-monitor"), place("coracle-monitor")).expect("copying the monitor");
-        if let Some(bytes) = monitor {
-            fs::write(place("coracle-monitor"), bytes).expect("writing the monitor");
-        }
-        fs::write(self.scratch.path().join("config.toml"), self.config()).expect("writing the daemon's configuration");
+        self.installation.install_other(name, monitor);
     }
 
     /// Waits until the daemon serves.
@@ -183,7 +170,7 @@ impl Node {
 
     /// What the daemon has said so far.
     pub fn daemon_log(&self) -> String {
-        fs::read_to_string(self.scratch.path().join("daemon.log")).unwrap_or_default()
+        fs::read_to_string(self.installation.log()).unwrap_or_default()
     }
 
     /// Imitates a reboot, where a file system of its own was mounted on the state directory: the daemon, its monitors and
@@ -338,34 +325,6 @@ impl Node {
     fn spared(&self) -> Vec<i32> {
         i32::try_from(self.registry.pid()).into_iter().collect()
     }
-
-    /// Puts the programs into the scratch directory, so that every process of this node's can be told by its program:
-    /// the daemon's by its path, a monitor's by its file, of which each node has a copy.
-    fn install(&self) {
-        let directory = self.scratch.path().join("bin");
-        fs::create_dir_all(&directory).expect("making a directory");
-        let copy = |name: &str, linked: bool| {
-            let source = self.target.binary.with_file_name(name);
-            let (source, to) = (fs::canonicalize(&source).unwrap_or(source), directory.join(name));
-            let link = if linked { fs::hard_link(&source, &to) } else { Err(std::io::ErrorKind::Unsupported.into()) };
-            let copied = link.or_else(|_| fs::copy(&source, &to).map(drop));
-            copied.unwrap_or_else(|error| panic!("{}: {error}; build with hack/build first", source.display()));
-        };
-        copy("coracle", true);
-        copy("coracle-monitor", false);
-        fs::write(self.scratch.path().join("config.toml"), self.config()).expect("writing the daemon's configuration");
-    }
-
-    fn config(&self) -> String {
-        let Footprint { state, storage, bridge, cgroup_root, .. } = &self.footprint;
-        let monitor = self.monitor.as_ref().map(|path| format!("monitor = {path:?}\n")).unwrap_or_default();
-        format!(
-            "[daemon]\nsocket = {:?}\nstate = {state:?}\nroot = {storage:?}\ncgroup_root = {cgroup_root:?}\n{monitor}\n[network.bridge]\nname = {bridge:?}\nsubnet = {:?}\n{}\n",
-            self.cri.socket(),
-            self.subnet.cidr(),
-            self.target.config,
-        )
-    }
 }
 
 impl Drop for Node {
@@ -396,6 +355,16 @@ fn own_target() -> Option<Target> {
         return None;
     }
     Some(target)
+}
+
+/// The daemon's configuration, from the second line of its first section on.
+fn settings(target: &Target, socket: &Path, footprint: &Footprint, subnet: &Subnet) -> String {
+    let Footprint { state, storage, bridge, cgroup_root, .. } = footprint;
+    format!(
+        "socket = {socket:?}\nstate = {state:?}\nroot = {storage:?}\ncgroup_root = {cgroup_root:?}\n\n[network.bridge]\nname = {bridge:?}\nsubnet = {:?}\n{}\n",
+        subnet.cidr(),
+        target.config,
+    )
 }
 
 fn node_name() -> String {
