@@ -1,10 +1,11 @@
 //! Small durable writes, directories for work under way, and a thread that deletes.
 //!
 //! Nothing is deleted where it stands: it is renamed into `tmp` first, which needs no room and is done
-//! at once, and the thread does the rest. A store that opens throws away all of `tmp`.
+//! at once, and the thread does the rest. A store that opens throws away all of `tmp`. But where even a renaming takes room
+//! and there is none, as on a copy-on-write file system whose quota is used up, it is deleted in its place.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -77,7 +78,11 @@ impl Workshop {
                 reach(Point::DiskAside);
                 self.send(Rubbish { path: aside, done: Some(done) });
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) if matches!(error.kind(), ErrorKind::QuotaExceeded | ErrorKind::StorageFull) => {
+                forget(path).and_then(|()| tree::remove(path)).during("removing", path.display())?;
+                let _ = done.send(());
+            }
             Err(error) => return Err(Failure::new("removing", path.display(), error).into()),
         }
         Ok(receiver)
@@ -145,6 +150,20 @@ fn delete(rubbish: Rubbish) {
     }
 }
 
+/// Removes the files in the directory at `path`, and no directory: a layer whose record is gone is none, whatever is left of it.
+fn forget(path: &Path) -> std::io::Result<()> {
+    if !path.symlink_metadata()?.is_dir() {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        if !entry.file_type()?.is_dir() {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 fn write_synced(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let mut file = File::create_new(path)?;
     file.write_all(content)?;
@@ -169,4 +188,23 @@ pub(crate) fn list(directory: &Path) -> Result<Vec<String>> {
         names.extend(entry.file_name().into_string());
     }
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_deleted_in_its_place_is_first_no_longer_what_it_was() {
+        let scratch = tempfile::tempdir().unwrap();
+        let layer = scratch.path().join("layer");
+        std::fs::create_dir_all(layer.join("fs/deep")).unwrap();
+        std::fs::write(layer.join("record.json"), "{}").unwrap();
+        forget(&layer).unwrap();
+        assert_eq!(list(&layer).unwrap(), ["fs"]);
+        tree::remove(&layer).unwrap();
+        std::fs::write(&layer, "a file").unwrap();
+        forget(&layer).unwrap();
+        assert!(layer.exists());
+    }
 }

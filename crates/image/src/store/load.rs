@@ -43,7 +43,7 @@ fn load(paths: Paths, registries: Registries, boot: String) -> Result<Store> {
     for directory in ["records", "layers/empty", "containers"] {
         create_directory(&root.join(directory))?;
     }
-    set_mode(&paths.empty_tree())?;
+    open_to_all(&paths.empty_tree())?;
     create_directory(&paths.runtime)?;
     let lock_file = root.join("lock");
     if lock_file.symlink_metadata().is_ok_and(|found| !found.is_file()) {
@@ -78,8 +78,13 @@ fn load(paths: Paths, registries: Registries, boot: String) -> Result<Store> {
     Ok(store)
 }
 
-fn set_mode(path: &Path) -> Result<()> {
+/// Makes sure that everybody may look into a directory. Where it is so already nothing is written, which may need room.
+fn open_to_all(path: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
+    let mode = path.symlink_metadata().during("reading the mode of", path.display())?.permissions().mode();
+    if mode & 0o7777 == 0o755 {
+        return Ok(());
+    }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).during("setting the mode of", path.display())
 }
 
