@@ -20,12 +20,13 @@ mod teardown;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use coracle_domain::{ContainerId, ContainerRequest, Error, Failure, PodId, PodPhase, PodResources, PodView, Resources, Result};
 use coracle_monitor::client::{Monitor, Started};
 use coracle_monitor::protocol::Event;
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::warn;
+use tracing::{info, warn};
 
 pub(crate) use create::create;
 pub(crate) use recover::{Claimed, Found};
@@ -39,6 +40,8 @@ use crate::stats::{self, Meter};
 
 /// Commands that may wait in an inbox; a caller beyond that waits for room.
 const INBOX: usize = 64;
+/// How long a change that could not be written down waits for the next attempt.
+const PAUSE: Duration = Duration::from_secs(5);
 
 type Answer<T> = oneshot::Sender<Result<T>>;
 
@@ -112,6 +115,8 @@ pub(crate) struct Owner {
     ends: Arc<watch::Sender<bool>>,
     /// The containers whose stop signal was sent.
     asked_to_end: HashSet<ContainerId>,
+    /// Whether the record lacks what has come about.
+    unsaved: bool,
     inbox: mpsc::Receiver<Command>,
     handle: Handle,
 }
@@ -136,6 +141,7 @@ impl Owner {
             starting: HashSet::new(),
             ends: Arc::default(),
             asked_to_end: HashSet::new(),
+            unsaved: false,
             inbox,
             handle: Handle(sender),
         }
@@ -155,6 +161,7 @@ impl Owner {
                     Some(command) => if let Next::Gone = self.carry_out(command).await { break },
                     None => break,
                 },
+                () = tokio::time::sleep(PAUSE), if self.unsaved => self.save_at_last(),
             }
         }
     }
@@ -196,11 +203,21 @@ impl Owner {
 
     /// Shows the pod as it has become, whether or not that can be written down. What the record lacks the next daemon
     /// hears from the monitor, or does again.
-    fn note(&self) {
-        if let Err(error) = self.record.save(&self.directory.record()) {
+    fn note(&mut self) {
+        let saved = self.record.save(&self.directory.record());
+        self.unsaved = saved.is_err();
+        if let Err(error) = saved {
             warn!(pod = self.id().short(), %error, "a change of the pod is not on record");
         }
         self.publish();
+    }
+
+    /// Tries again to write down what could not be: there may be room now.
+    fn save_at_last(&mut self) {
+        self.unsaved = self.record.save(&self.directory.record()).is_err();
+        if !self.unsaved {
+            info!(pod = self.id().short(), "the pod's record is complete again");
+        }
     }
 
     fn publish(&self) {
