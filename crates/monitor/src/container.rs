@@ -221,6 +221,7 @@ impl Container {
         for index in 0..self.streams.len() {
             let _ = (0..READS_TO_EMPTY).find(|_| self.copy(index, buffers) != Progress::More);
         }
+        self.log.finish();
         self.drop_ended_streams();
         // Clients are attached to the program, not to what it left behind.
         (self.clients, self.input, self.terminal) = (Vec::new(), None, None);

@@ -13,7 +13,7 @@ use super::time;
 /// How many bytes are collected for one write.
 pub(super) const OUTPUT: usize = 64 << 10;
 /// The length of what precedes an entry's content.
-const HEAD: usize = time::LENGTH + " stdout F ".len();
+pub(super) const HEAD: usize = time::LENGTH + " stdout F ".len();
 /// Where in it the tag stands.
 const TAG: usize = HEAD - 2;
 

@@ -229,15 +229,15 @@ mod tests {
         let (mut log, reader) = tight(directory.path());
         fcntl_setpipe_size(&reader, 32 << 10).unwrap();
         let mut container = Container::new();
-        // Of its three entries one fits, and most of another.
+        // Of its three entries one fits, and most of another, which is completed later. The third is lost.
         container.writes(&[b'x'; 40_000], &mut log);
-        assert_eq!(entries(&drain(&reader))[0].len(), "stdout P ".len() + 16_384);
-        // There is room again, but the beginning of this one is lost.
+        container.writes(b"\n", &mut log);
+        let begin = drain(&reader);
         log.forget_failure();
-        container.writes(b"rest\nnext\nlast\n", &mut log);
-        assert_eq!(entries(&drain(&reader)), ["stdout F ", "stdout F next", "stdout F last"]);
-        assert_eq!(log.lost().entries, 2);
-        assert_eq!(log.lost().bytes, 40_000 + 4 - 16_384);
+        container.writes(b"next\nlast\n", &mut log);
+        let long = format!("stdout P {}", "x".repeat(16_384));
+        assert_eq!(entries(&[begin, drain(&reader)].concat()), [&*long, &long, "stdout F ", "stdout F next", "stdout F last"]);
+        assert_eq!(log.lost(), Lost { entries: 1, bytes: 40_000 - 2 * 16_384 });
         container.ends(&mut log);
     }
 
@@ -246,12 +246,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (mut log, reader) = tight(directory.path());
         let mut container = Container::new();
-        container.writes(b"before\n", &mut log);
-        container.writes(&[b'x'; 20_000], &mut log);
-        drain(&reader);
+        container.writes(&[&[b'x'; 16_384][..], b"\n"].concat(), &mut log);
+        // The file has taken half of that, and takes nothing now.
+        container.writes(&[b'y'; 20_000], &mut log);
+        let begin = drain(&reader);
         log.forget_failure();
         container.writes(b"rest\nnext\n", &mut log);
-        assert_eq!(entries(&drain(&reader)), ["stdout F next"]);
+        let whole = format!("stdout F {}", "x".repeat(16_384));
+        assert_eq!(entries(&[begin, drain(&reader)].concat()), [&*whole, "stdout F next"]);
         assert_eq!(log.lost(), Lost { entries: 2, bytes: 20_004 });
         container.ends(&mut log);
     }
