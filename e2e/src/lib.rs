@@ -24,6 +24,7 @@ pub mod log;
 mod node;
 mod pod;
 pub mod program;
+pub mod quota;
 pub mod registry;
 pub mod session;
 mod spec;

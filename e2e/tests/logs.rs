@@ -1,10 +1,11 @@
-//! Containers' logs under load and on bad disks: rotation as the kubelet does it, full and read-only file systems.
+//! Containers' logs under load and on bad disks: rotation as the kubelet does it, full and read-only file systems, quotas.
 //! What is in the log is whole and in order, and what is not is counted.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use coracle_e2e::quota::Quota;
 use coracle_e2e::{Code, Container, ContainerSpec, Node, Pod, PodSpec, Status, api, eventually, host, log};
 
 /// The length of an entry's time.
@@ -260,39 +261,75 @@ async fn a_full_log_disk_costs_lines_that_are_counted_and_never_holds_up_the_con
     let Some(mut node) = Node::own().await else { return };
     let image = node.busybox().await;
     let disk = Disk::mount(&node, "1m");
+    let pod = pod_logging_to(&node, &disk.0).await;
+    let container = fill_log_disk(&node, &pod, &image, "No space left on device").await;
+    count_lines_once_there_is_room(&mut node, &container).await;
+    drop(disk);
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn the_same_holds_when_the_log_disks_quota_is_used_up_and_who_would_begin_a_log_is_not_made() {
+    if !Quota::is_possible() {
+        return;
+    }
+    let Some(mut node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let directory = node.scratch().join("disk");
+    fs::create_dir(&directory).expect("making a mount point");
+    let quota = Quota::mount(&node.scratch().join("disk.file"), &directory);
+    quota.limit(1 << 20);
+    let pod = pod_logging_to(&node, &directory).await;
+    let container = fill_log_disk(&node, &pod, &image, "Disk quota exceeded").await;
+    // So that a file's end, which is given back when it is written out, is not enough to begin another.
+    quota.limit(1);
+    let error = pod.try_create(&ContainerSpec::new("late", &image)).await.expect_err("its log cannot be made");
+    assert_eq!(error.code(), Code::ResourceExhausted, "{error}");
+    for word in ["making the container's log", &*directory.to_string_lossy(), "Disk quota exceeded", "the quota of its file system"] {
+        assert!(error.message().contains(word), "{word:?}: {error}");
+    }
+    quota.limit(64 << 20);
+    count_lines_once_there_is_room(&mut node, &container).await;
+    quota.lift();
+    pod.start(&ContainerSpec::new("late", &image)).await;
+    pod.stop().await;
+    pod.remove().await;
+    drop(quota);
+    node.finish().await;
+}
+
+/// Starts a container whose output has no room on its log's disk, and waits until it has gone on without.
+async fn fill_log_disk(node: &Node, pod: &Pod, image: &str, problem: &str) -> Container {
     let script = format!("{}; echo done > /tmp/done; sleep 100000", numbers("stdout"));
-    let container = pod_logging_to(&node, &disk.0).await.start(&ContainerSpec::new("c", &image).script(&script)).await;
-    eventually("a loss", || async { Some(lost(&node, &container).await).filter(|lost| lost.0 > 0 && lost.1 > 0) }).await;
-    let words = fs::read_to_string(node.scratch().join("daemon.log")).expect("the daemon's log");
+    let container = pod.start(&ContainerSpec::new("c", image).script(&script)).await;
+    eventually("a loss", || async { Some(lost(node, &container).await).filter(|lost| lost.0 > 0 && lost.1 > 0) }).await;
+    let words = node.daemon_log();
     let told = |part: &str| words.lines().any(|line| line.contains("output of a container is missing in its log") && line.contains(part));
-    assert!(told(&text(&container.log)) && told("No space left on device"), "{words}");
+    assert!(told(&text(&container.log)) && told(problem), "{words}");
     let before = written(&container);
     eventually("the container to go on", || async { (written(&container) > before + (8 << 20)).then_some(()) }).await;
+    container
+}
 
+/// Makes room by rotating the log of [`fill_log_disk`], lets two more daemons come, and counts.
+async fn count_lines_once_there_is_room(node: &mut Node, container: &Container) {
     let mut follower = Follower::default();
-    let mut room = || {
-        let old = container.log.with_extension("old");
-        follower.take(&old, "stdout");
-        fs::remove_file(&old).expect("removing the old log");
-        (follower.last, follower.entries)
-    };
-    rotate(&node, &container).await;
-    let (full, _) = room();
+    let old = rotate(node, container).await;
+    follower.take(&old, "stdout");
+    fs::remove_file(&old).expect("removing the old log");
+    let full = follower.last;
     eventually("lines once there is room", || async { fs::metadata(&container.log).ok().filter(|log| log.len() > 1000) }).await;
     // What a daemon was told, or could not be told while there was none, the next one knows.
     node.restart().await;
-    assert!(lost(&node, &container).await.0 > 0);
-    let total = stop_numbers(&container, "stdout").await;
+    assert!(lost(node, container).await.0 > 0);
+    let total = stop_numbers(container, "stdout").await;
     container.stop(0).await;
     node.restart().await;
-    fs::rename(&container.log, container.log.with_extension("old")).expect("moving the log");
-    let (last, entries) = room();
-    assert!(full < last, "there was no room for any after {full}");
-    let (missing, bytes) = lost(&node, &container).await;
-    assert_eq!(entries + missing, total, "every line is in the log or counted");
+    follower.take(&container.log, "stdout");
+    assert!(full < follower.last, "there was no room for any after {full}");
+    let (missing, bytes) = lost(node, container).await;
+    assert_eq!(follower.entries + missing, total, "every line is in the log or counted");
     assert!(bytes > missing * 6 && bytes < missing * 20, "{bytes} bytes in {missing} lines");
-    drop(disk);
-    node.finish().await;
 }
 
 #[tokio::test]

@@ -1,8 +1,9 @@
-//! Nothing is left: of the images' and the state's file systems, of descriptors, of process numbers. Errors say what and
+//! Nothing is left: of the images' and the state's file systems or their quotas, of descriptors, of process numbers. Errors say what and
 //! where, what is deleted goes, other pods go on, and when there is room again everything works.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use coracle_e2e::api::{ContainerState, ImageFsInfoRequest, PodSandboxState};
 use coracle_e2e::image::Image;
 use coracle_e2e::layer::{Compression, Layer};
 use coracle_e2e::leaks::Footprint;
+use coracle_e2e::quota::Quota;
 use coracle_e2e::{Code, Container, ContainerSpec, Node, PodSpec, Status, eventually, host};
 
 /// Mounts a tmpfs on one of the daemon's directories.
@@ -18,33 +20,71 @@ fn mount_tmpfs(directory: &Path, options: &str) {
     host::run("mount", &["-t", "tmpfs", "-o", options, "none", &directory.to_string_lossy()]).expect("mounting a tmpfs");
 }
 
-/// Takes all bytes, and then all inodes, that a file system has left.
-struct Filler(PathBuf);
+/// Why a file system has no room.
+enum Shortage {
+    Bytes,
+    Inodes,
+    Quota(Quota),
+}
 
-impl Filler {
-    fn of(directory: &Path) -> Self {
+impl Shortage {
+    /// Begins, with a directory `filler` where something has to be taken.
+    fn begin(&self, directory: &Path) {
         let filler = directory.join("filler");
-        fs::create_dir(&filler).expect("making a directory");
-        let mut file = File::create(filler.join("bytes")).expect("making a file");
-        for size in [1 << 20, 4096, 1] {
-            while file.write_all(&vec![1; size]).is_ok() {}
+        match self {
+            Self::Bytes => {
+                fs::create_dir(&filler).expect("making a directory");
+                let mut file = File::create(filler.join("bytes")).expect("making a file");
+                for size in [1 << 20, 4096, 1] {
+                    while file.write_all(&vec![1; size]).is_ok() {}
+                }
+            }
+            Self::Inodes => {
+                fs::create_dir(&filler).expect("making a directory");
+                let mut number = 0;
+                while File::create(filler.join(number.to_string())).is_ok() {
+                    number += 1;
+                }
+            }
+            Self::Quota(quota) => quota.limit(1),
         }
-        Self(filler)
     }
 
-    fn of_inodes(directory: &Path) -> Self {
-        let filler = directory.join("filler");
-        fs::create_dir(&filler).expect("making a directory");
-        let mut number = 0;
-        while File::create(filler.join(number.to_string())).is_ok() {
-            number += 1;
+    fn end(&self, directory: &Path) {
+        match self {
+            Self::Bytes | Self::Inodes => fs::remove_dir_all(directory.join("filler")).expect("removing the filler"),
+            Self::Quota(quota) => quota.lift(),
         }
-        Self(filler)
     }
 
-    fn make_room(self) {
-        fs::remove_dir_all(&self.0).expect("removing the filler");
+    /// What a daemon knows that began in it of an end that the one before saw: this exit code, or, where files are never
+    /// written in place and an end takes room, nothing.
+    fn if_written_in_place(&self, code: i32) -> i32 {
+        if matches!(self, Self::Quota(_)) { -1 } else { code }
     }
+
+    /// What errors say of it: the kernel's words, and where to look.
+    fn words(&self) -> [&'static str; 2] {
+        match self {
+            Self::Bytes | Self::Inodes => ["No space left", "df -i"],
+            Self::Quota(_) => ["Disk quota exceeded", "the quota of its file system"],
+        }
+    }
+}
+
+/// A node with a quota on one of its daemon's directories.
+async fn node_with_quota(directory: fn(&Footprint) -> &Path) -> Option<(Node, Shortage)> {
+    if !Quota::is_possible() {
+        return None;
+    }
+    let mut quota = None;
+    let node = Node::own_with(|footprint| {
+        let path = directory(footprint);
+        let mounted = Quota::mount(&footprint.scratch.join("disk"), path);
+        fs::set_permissions(path, Permissions::from_mode(0o711)).expect("changing a mode");
+        quota = Some(mounted);
+    });
+    Some((node.await?, Shortage::Quota(quota?)))
 }
 
 /// What is used up is said to be, with the stage and something that names the object.
@@ -59,16 +99,22 @@ fn exhausted<T: std::fmt::Debug>(result: Result<T, Status>, words: &[&str]) {
 #[tokio::test]
 async fn on_a_full_state_file_system_nothing_new_is_made_and_what_ends_is_ended_told_and_remembered() {
     let Some(node) = Node::own_with(|footprint| mount_tmpfs(&footprint.state, "size=4m,mode=711")).await else { return };
-    full_state(node, Filler::of).await;
+    full_state(node, &Shortage::Bytes).await;
 }
 
 #[tokio::test]
 async fn the_same_holds_when_the_state_file_system_has_no_inodes_left() {
     let Some(node) = Node::own_with(|footprint| mount_tmpfs(&footprint.state, "size=64m,nr_inodes=300,mode=711")).await else { return };
-    full_state(node, Filler::of_inodes).await;
+    full_state(node, &Shortage::Inodes).await;
 }
 
-async fn full_state(mut node: Node, fill: fn(&Path) -> Filler) {
+#[tokio::test]
+async fn the_same_holds_when_the_state_file_systems_quota_is_used_up() {
+    let Some((node, quota)) = node_with_quota(|footprint| &footprint.state).await else { return };
+    full_state(node, &quota).await;
+}
+
+async fn full_state(mut node: Node, shortage: &Shortage) {
     let image = node.busybox().await;
     let steady = node.pod("steady").await;
     let witness = steady.start(&ContainerSpec::new("witness", &image)).await;
@@ -81,16 +127,19 @@ async fn full_state(mut node: Node, fill: fn(&Path) -> Filler) {
     let stopped = stopping.start(&ContainerSpec::new("c", &image)).await;
     let going = node.pod("going").await;
     going.start(&ContainerSpec::new("c", &image)).await;
-    let filler = fill(&node.footprint.state);
+    let last = node.pod("last").await;
+    let known_at_last = last.start(&ContainerSpec::new("c", &image)).await;
+    shortage.begin(&node.footprint.state);
+    let [problem, hint] = shortage.words();
 
     let before = node.pods().await.len();
     for attempt in ["one", "two"] {
-        exhausted(node.try_run(&PodSpec::new(attempt)).await, &["No space left", "df -i", &*node.footprint.state.to_string_lossy()]);
+        exhausted(node.try_run(&PodSpec::new(attempt)).await, &[problem, hint, &*node.footprint.state.to_string_lossy()]);
     }
     assert_eq!(node.pods().await.len(), before, "nothing is half there");
     exhausted(
         steady.try_create(&ContainerSpec::new("new", &image)).await,
-        &["No space left", "container", &*node.footprint.state.to_string_lossy()],
+        &[problem, hint, "container", &*node.footprint.state.to_string_lossy()],
     );
     assert_eq!(witness.exec(&["/bin/true"]).await.code, 0, "execs need no room");
     created.start().await;
@@ -104,7 +153,10 @@ async fn full_state(mut node: Node, fill: fn(&Path) -> Filler) {
     going.remove().await;
 
     // `going` made a little room: take it, and see what the next daemon knows.
-    let again = fs::create_dir(node.footprint.state.join("more")).is_ok().then(|| fill(&node.footprint.state.join("more")));
+    let more = node.footprint.state.join("more");
+    if fs::create_dir(&more).is_ok() {
+        shortage.begin(&more);
+    }
     node.kill_daemon();
     fs::write(node.footprint.state.join("pods").join(&steady.id).join("shm/late"), "").expect("writing to shared memory");
     eventually("an end that no daemon sees and no file tells", || async { late.host_pids().is_empty().then_some(()) }).await;
@@ -113,19 +165,28 @@ async fn full_state(mut node: Node, fill: fn(&Path) -> Filler) {
     assert_eq!(witness.exec(&["/bin/true"]).await.code, 0, "pods live on");
     assert_eq!((leaving.status().await.exit_code, leaving.status().await.reason.as_str()), (7, "Error"));
     assert_eq!(stopping.status().await.state(), PodSandboxState::SandboxNotready, "what was stopped stays stopped");
-    assert_eq!(stopped.status().await.exit_code, 137);
+    assert_eq!(stopped.status().await.exit_code, shortage.if_written_in_place(137), "what nobody alive has seen");
     created.stop(0).await;
     created.remove().await;
     assert_eq!(node.cri.status(&created.id).await.expect_err("it was removed").code(), Code::NotFound);
+    last.stop().await;
 
-    if let Some(again) = again {
-        again.make_room();
-        fs::remove_dir(node.footprint.state.join("more")).expect("removing a directory");
+    if more.exists() {
+        shortage.end(&more);
+        fs::remove_dir(more).expect("removing a directory");
     }
-    filler.make_room();
+    shortage.end(&node.footprint.state);
     let fresh = node.pod("one").await.start(&ContainerSpec::new("c", &image)).await;
     assert_eq!(fresh.exec(&["/bin/true"]).await.code, 0);
     steady.start(&ContainerSpec::new("new", &image)).await;
+    let record = node.footprint.state.join("pods").join(&last.id).join("record.json");
+    eventually("what could not be written to be written", || async {
+        fs::read_to_string(&record).is_ok_and(|record| record.contains("Stopped") && record.contains("137")).then_some(())
+    })
+    .await;
+    node.restart().await;
+    assert_eq!(known_at_last.status().await.exit_code, 137, "the next daemon knows what was written when there was room");
+    assert_eq!(last.status().await.state(), PodSandboxState::SandboxNotready);
     node.finish().await;
 }
 
@@ -141,16 +202,46 @@ fn mount_ext4(footprint: &Footprint) {
 #[tokio::test]
 async fn on_a_full_disk_a_pull_fails_and_leaves_nothing_and_images_and_pods_can_be_removed() {
     let Some(node) = Node::own_with(mount_ext4).await else { return };
-    full_disk(node, Filler::of).await;
+    full_disk(node, &Shortage::Bytes).await;
 }
 
 #[tokio::test]
 async fn the_same_holds_when_the_disk_has_no_inodes_left() {
     let Some(node) = Node::own_with(|footprint| mount_tmpfs(&footprint.storage, "size=64m,nr_inodes=1000")).await else { return };
-    full_disk(node, Filler::of_inodes).await;
+    full_disk(node, &Shortage::Inodes).await;
 }
 
-async fn full_disk(mut node: Node, fill: fn(&Path) -> Filler) {
+#[tokio::test]
+async fn the_same_holds_when_the_disks_quota_is_used_up() {
+    let Some((node, quota)) = node_with_quota(|footprint| &footprint.storage).await else { return };
+    full_disk(node, &quota).await;
+}
+
+#[tokio::test]
+async fn a_pull_that_meets_the_quota_half_way_leaves_nothing_and_is_done_when_that_is_raised() {
+    let Some((node, Shortage::Quota(quota))) = node_with_quota(|footprint| &footprint.storage).await else { return };
+    let large = Layer::new().file("large", 0o644, &vec![1; 16 << 20]).into_tar();
+    let wanted = node.push("large", &Image::busybox().layer(&large, Compression::Gzip)).reference;
+    quota.limit(12 << 20);
+    exhausted(
+        node.cri.pull(&wanted, None).await,
+        &["unpacking the layer", "Disk quota exceeded", "the quota of its file system", &*wanted],
+    );
+    nothing_is_under_way(&node).await;
+    quota.lift();
+    node.cri.pull(&wanted, None).await.expect("PullImage");
+    let container = node.pod("p").await.start(&ContainerSpec::new("c", &wanted)).await;
+    assert_eq!(container.shell("wc -c </large").await, (16 << 20).to_string());
+    node.finish().await;
+}
+
+/// Waits until what was fetched in vain is gone.
+async fn nothing_is_under_way(node: &Node) {
+    let is_empty = || fs::read_dir(node.footprint.storage.join("tmp")).is_ok_and(|mut left| left.next().is_none());
+    eventually("what was fetched in vain to go", || async { is_empty().then_some(()) }).await;
+}
+
+async fn full_disk(mut node: Node, shortage: &Shortage) {
     let storage = node.footprint.storage.clone();
     let image = node.busybox().await;
     let marked = |text: &[u8]| Image::busybox().layer(&Layer::new().file("mark", 0o644, text).into_tar(), Compression::Gzip);
@@ -160,15 +251,15 @@ async fn full_disk(mut node: Node, fill: fn(&Path) -> Filler) {
     let going = node.pod("going").await;
     going.start(&ContainerSpec::new("c", &image)).await;
     let wanted = node.push("wanted", &marked(b"wanted")).reference;
-    let filler = fill(&storage);
+    shortage.begin(&storage);
+    let [problem, hint] = shortage.words();
 
-    exhausted(node.cri.pull(&wanted, None).await, &["No space left", "df -i", &*wanted]);
-    exhausted(pod.try_create(&ContainerSpec::new("new", &image)).await, &["No space left", &*storage.to_string_lossy()]);
+    exhausted(node.cri.pull(&wanted, None).await, &[problem, hint, &*wanted]);
+    exhausted(pod.try_create(&ContainerSpec::new("new", &image)).await, &[problem, hint, &*storage.to_string_lossy()]);
+    let written = witness.exec(&["/bin/dd", "if=/dev/zero", "of=/new", "bs=64k", "count=64"]).await;
+    assert!(written.code != 0 && written.stderr.contains(problem), "a container hears the same of its writable layer: {written:?}");
     assert!(node.cri.image(&wanted).await.expect("ImageStatus").is_none());
-    eventually("what was fetched in vain to go", || async {
-        fs::read_dir(storage.join("tmp")).is_ok_and(|mut left| left.next().is_none()).then_some(())
-    })
-    .await;
+    nothing_is_under_way(&node).await;
     assert_eq!(witness.exec(&["/bin/true"]).await.code, 0);
     let usage = node.cri.images().image_fs_info(ImageFsInfoRequest {}).await.expect("ImageFsInfo").into_inner();
     assert!(usage.image_filesystems.iter().any(|usage| usage.used_bytes.is_some_and(|bytes| bytes.value > 0)), "{usage:?}");
@@ -181,7 +272,7 @@ async fn full_disk(mut node: Node, fill: fn(&Path) -> Filler) {
     node.restart().await;
     assert!(node.cri.image(&doomed).await.expect("ImageStatus").is_none(), "what was removed stays removed");
 
-    filler.make_room();
+    shortage.end(&storage);
     node.cri.pull(&wanted, None).await.expect("PullImage");
     let new = pod.start(&ContainerSpec::new("new", &wanted)).await;
     assert_eq!(new.shell("cat /mark").await, "wanted");
