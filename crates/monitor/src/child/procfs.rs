@@ -2,8 +2,8 @@
 //! somebody has to be sent there.
 //!
 //! Who lives there and may trace can look into whoever comes, and lead it. So the one that is sent has nothing of the node's:
-//! its root is an empty directory, its only descriptors are a line to its maker and the container's standard streams, and its rights
-//! hold in a user namespace of its own alone, where the kernel makes such.
+//! it sees the files that its neighbour sees, its only descriptors are a line to its maker and the container's standard streams,
+//! and its rights hold in a user namespace of its own alone, where the kernel makes such.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -13,11 +13,10 @@ use coracle_sys::process::{NewNamespaces, close_others, spawn, spawn_sibling};
 use rustix::fs::{PROC_SUPER_MAGIC, fstatfs};
 use rustix::io::Errno;
 use rustix::process::{WaitOptions, wait};
-use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+use rustix::thread::{CapabilitySet, CapabilitySets, ThreadNameSpaceType, move_into_thread_name_spaces, set_capabilities};
 
 use super::mount::{self, Filesystem};
 use super::root::Root;
-use super::{crossing, enter_empty_root};
 use crate::channel::{self, Report, Reporting};
 use crate::fault::{OrFault, Result};
 use crate::protocol::Fault;
@@ -42,8 +41,7 @@ pub(crate) fn mount(filesystem: &Filesystem<'_>, neighbour: BorrowedFd<'_>, root
 
 fn begin(process: BorrowedFd<'_>) -> Result<OwnedFd> {
     let (listening, reporting) = channel::new().or_fault(STAGE, SUBJECT)?;
-    let namespaces = NewNamespaces { mount: true, ..NewNamespaces::default() };
-    spawn(namespaces, None, || done(send(process, &reporting), &reporting)).or_fault(STAGE, SUBJECT)?;
+    spawn(NewNamespaces::default(), None, || done(send(process, &reporting), &reporting)).or_fault(STAGE, SUBJECT)?;
     drop(reporting);
     let answer = listening.await_report(None);
     // Both that were made: nobody in sight of the container is to be left of them.
@@ -58,8 +56,8 @@ fn begin(process: BorrowedFd<'_>) -> Result<OwnedFd> {
 /// Gives everything up, and has a sibling born in the namespace of `process`.
 fn send(process: BorrowedFd<'_>, reporting: &Reporting) -> Result<()> {
     close_others(&[process, reporting.as_fd()]).or_fault("parting from", "descriptors")?;
-    enter_empty_root()?;
-    crossing::let_children_be_born_beside(process)?;
+    let kinds = ThreadNameSpaceType::MOUNT | ThreadNameSpaceType::PROCESS_ID;
+    move_into_thread_name_spaces(process, kinds).or_fault("entering", SUBJECT)?;
     // A kernel that makes none leaves it the node's; the one right that beginning a file system takes is kept in any case.
     let _ = unshare(&[Namespace::User, Namespace::Mount]);
     let right = CapabilitySet::SYS_ADMIN;
