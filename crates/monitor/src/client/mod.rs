@@ -72,22 +72,40 @@ impl Monitor {
     /// # Errors
     /// No monitor listens there ([`FailureKind::Unavailable`]), or it does not answer as one.
     pub async fn connect(directory: &Path) -> Result<(Self, mpsc::UnboundedReceiver<Event>)> {
+        let (monitor, events) = Self::link(directory).await?;
+        let hello = monitor.call(Request::Hello, Vec::new()).await?;
+        Ok((monitor.introduced(hello, directory)?, events))
+    }
+
+    /// The same, with what the monitor knows of its containers. Both are asked for at once, which wakes it once.
+    ///
+    /// # Errors
+    /// As for [`Monitor::connect`].
+    pub async fn reconnect(directory: &Path) -> Result<(Self, mpsc::UnboundedReceiver<Event>, State)> {
+        let (monitor, events) = Self::link(directory).await?;
+        let (hello, state) = tokio::join!(monitor.call(Request::Hello, Vec::new()), monitor.state());
+        Ok((monitor.introduced(hello?, directory)?, events, state?))
+    }
+
+    async fn link(directory: &Path) -> Result<(Self, mpsc::UnboundedReceiver<Event>)> {
         let stage = "connecting to the monitor of";
         let unavailable = |error| Failure::new(stage, directory.display(), error).kind(FailureKind::Unavailable);
         let stream = connect(directory).await.map_err(unavailable)?;
         let (outgoing, calls) = mpsc::channel(CALLS);
         let (events, receiver) = mpsc::unbounded_channel();
         tokio::spawn(Link::new(stream, calls, events).run());
-        let mut monitor = Self { outgoing, pid: 0, revision: 0 };
-        match monitor.call(Request::Hello, Vec::new()).await? {
-            Reply::Hello { version: VERSION, revision, pid } => (monitor.revision, monitor.pid) = (revision, pid),
+        Ok((Self { outgoing, pid: 0, revision: 0 }, receiver))
+    }
+
+    fn introduced(self, hello: Reply, directory: &Path) -> Result<Self> {
+        match hello {
+            Reply::Hello { version: VERSION, revision, pid } => Ok(Self { pid, revision, ..self }),
             Reply::Hello { version, .. } => {
                 let problem = format!("it speaks version {version} of the protocol, and this daemon version {VERSION}");
-                return Err(Failure::new("greeting the monitor of", directory.display(), problem).into());
+                Err(Failure::new("greeting the monitor of", directory.display(), problem).into())
             }
-            other => return Err(unexpected("greeting", &other)),
+            other => Err(unexpected("greeting", &other)),
         }
-        Ok((monitor, receiver))
     }
 
     /// The monitor's process id.
@@ -238,6 +256,10 @@ fn unexpected(stage: &'static str, reply: &Reply) -> coracle_domain::Error {
 }
 
 async fn connect(directory: &Path) -> std::io::Result<UnixStream> {
+    let path = directory.join(SOCKET);
+    if path.as_os_str().len() <= spawn::LONGEST_ADDRESS {
+        return UnixStream::connect(path).await;
+    }
     let handle = spawn::open_directory(directory)?;
     UnixStream::connect(spawn::socket_path(&handle)).await
 }

@@ -83,7 +83,10 @@ pub(super) fn open_directory(directory: &Path) -> io::Result<OwnedFd> {
     Ok(open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-/// The socket's path by way of a handle: a socket's address has room for 108 bytes, less than many a pod's directory.
+/// Bytes of the longest path that a socket's address has room for: unix(7), without the zero at its end.
+pub(super) const LONGEST_ADDRESS: usize = 107;
+
+/// The socket's path by way of a handle, for directories whose path is too long for a socket's address.
 pub(super) fn socket_path(directory: &OwnedFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd()))
 }
