@@ -136,9 +136,10 @@ impl Hierarchy {
         Ok(())
     }
 
-    /// Removes the directories of pods that are not `known`, in every hierarchy. Part of recovery: what it
+    /// Removes the directories of pods that nobody has claimed, in every hierarchy. Of each it asks after it has found the
+    /// directory, so that pods which are claimed before they have one may be made meanwhile. Part of recovery: what it
     /// cannot remove it reports, and goes on.
-    pub fn sweep(&self, known: &HashSet<PodId>) -> Sweep {
+    pub fn sweep(&self, is_claimed: impl Fn(&PodId) -> bool) -> Sweep {
         let mut sweep = Sweep::default();
         let mut unclaimed = HashSet::new();
         for top in self.layout.tops() {
@@ -148,7 +149,7 @@ impl Hierarchy {
                 Err(error) => sweep.failures.push(error),
             }
         }
-        for pod in unclaimed.into_iter().filter(|pod| !known.contains(pod)) {
+        for pod in unclaimed.into_iter().filter(|pod| !is_claimed(pod)) {
             match self.remove_pod(&pod) {
                 Ok(()) => sweep.removed.push(pod),
                 Err(error) => sweep.failures.push(error),

@@ -108,12 +108,16 @@ async fn keep_a_thread() {
 async fn parts(config: Config) -> Result<Parts> {
     let root = &config.daemon.root;
     make_directory(root)?;
+    let (monitor, volatile) = (Program::open(&config.monitor()?)?, config.daemon.state.join("images"));
+    // The one reads many small files, on another thread, while the other reads the long list of mounts.
+    let images = Store::open(root, &volatile, config.registries);
+    let (images, hierarchy) = tokio::join!(images, async { Hierarchy::detect()?.with_root(&config.daemon.cgroup_root) });
     Ok(Parts {
         layout: Layout::new(&config.daemon.state),
-        monitor: Program::open(&config.monitor()?)?,
-        images: Store::open(root, &config.daemon.state.join("images"), config.registries).await?,
+        monitor,
+        images: images?,
         network: Bridge::new(config.network.bridge),
-        hierarchy: Hierarchy::detect()?.with_root(&config.daemon.cgroup_root)?,
+        hierarchy: hierarchy?,
         handlers: Handlers::default(),
         open_files: raise_open_files(),
     })

@@ -11,7 +11,7 @@
 
 use std::path::{Path, PathBuf};
 
-use coracle_domain::{ContainerId, PodId};
+use coracle_domain::{ContainerId, During, PodId, Result};
 use coracle_files::Quarantine;
 
 /// The daemon's directory on tmpfs.
@@ -29,6 +29,16 @@ impl Layout {
     /// All pods.
     pub fn pods(&self) -> PathBuf {
         self.state.join("pods")
+    }
+
+    /// The pods that have a directory.
+    ///
+    /// # Errors
+    /// They cannot be listed.
+    pub(crate) fn pods_there(&self) -> Result<Vec<PodId>> {
+        let pods = self.pods();
+        let entries = std::fs::read_dir(&pods).during("reading the state directory", pods.display())?;
+        Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
     }
 
     /// Where records that cannot be read are put aside.

@@ -34,6 +34,7 @@ mod recoveries;
 mod retry;
 mod selinux;
 mod session;
+mod settle;
 mod stats;
 mod terminal;
 #[cfg(test)]
@@ -68,6 +69,7 @@ use coracle_spec::Node;
 use deadline::DEATH;
 use index::{Entry, Index};
 use pod::Command;
+use settle::Later;
 use undead::Undead;
 use volumes::Looks;
 
@@ -101,7 +103,9 @@ pub(crate) struct Shared {
     pub(crate) handlers: Handlers,
     pub(crate) node: Node,
     /// Whether pods can have user namespaces; else why not.
-    pub(crate) user_namespaces: std::result::Result<(), String>,
+    pub(crate) user_namespaces: Later<std::result::Result<(), String>>,
+    /// Whether no link on the node is one of a pod that is gone.
+    pub(crate) links_swept: Later<()>,
     pub(crate) index: Index,
     pub(crate) looks: Looks,
 }
@@ -139,15 +143,15 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Reads what is on record of the pods that are there, sweeps what no pod claims, and is ready to serve: the pods are
-    /// taken over meanwhile, each for itself.
+    /// Reads what is on record of the pods that are there, and is ready to serve: the pods are taken over meanwhile, each for
+    /// itself, and what no pod claims is swept.
     ///
     /// # Errors
     /// The state directory cannot be made or read.
     pub async fn start(parts: Parts) -> Result<Self> {
-        let user_namespaces = probe_user_namespaces(parts.images.root().to_owned()).await;
         let shared = Arc::new(Shared {
-            user_namespaces,
+            user_namespaces: Later::default(),
+            links_swept: Later::default(),
             layout: parts.layout,
             monitor: parts.monitor,
             images: parts.images,
@@ -158,12 +162,10 @@ impl Engine {
             index: Index::default(),
             looks: Looks::default(),
         });
-        warm_up(shared.node.capabilities);
         let pods = shared.layout.pods();
         DirBuilder::new().recursive(true).mode(0o711).create(&pods).during("making the state directory", pods.display())?;
-        let found = pod::Found::read(&shared)?;
-        // Before anything new is made, which it would take for leftovers.
-        sweep(&shared, found.claimed(&shared)).await;
+        let found = pod::Found::read(&shared).await?;
+        settle::begin(&shared, found.links());
         found.take_over(&shared);
         let mark: Id<coracle_domain::PodKind> = shared.new_id()?;
         Ok(Self { shared, claims: Claims::default(), execs: AtomicU64::new(0), mark: mark.short().to_owned() })
@@ -329,11 +331,12 @@ impl Engine {
 
     /// Whether the runtime can serve.
     pub async fn status(&self) -> RuntimeStatus {
+        let user_namespaces = self.shared.user_namespaces.get().await;
         RuntimeStatus {
             network: self.shared.network.ready().await,
-            handlers: self.shared.handlers.infos(self.shared.node.kernel, self.shared.user_namespaces.is_ok()),
+            handlers: self.shared.handlers.infos(self.shared.node.kernel, user_namespaces.is_ok()),
             systemd_cgroups: false,
-            details: inspect::runtime(&self.shared),
+            details: inspect::runtime(&self.shared, &user_namespaces),
         }
     }
 
@@ -358,33 +361,5 @@ fn absent_is_none<T>(found: Result<T>) -> Result<Option<T>> {
         Ok(found) => Ok(Some(found)),
         Err(Error::Refused(Refusal::NotFound { .. })) => Ok(None),
         Err(error) => Err(error),
-    }
-}
-
-/// Finds out whether pods can have user namespaces. That they cannot is no fault until one asks.
-async fn probe_user_namespaces(storage: std::path::PathBuf) -> std::result::Result<(), String> {
-    let probed = cgroups::blocking(move || probe::user_namespaces(&storage)).await.map_err(|error| error.to_string());
-    if let Err(reason) = &probed {
-        tracing::info!(reason, "pods cannot have user namespaces on this node");
-    }
-    probed
-}
-
-/// Compiles the default system call filter, which takes some milliseconds, before the first container wants it.
-fn warm_up(capabilities: u64) {
-    tokio::task::spawn_blocking(move || {
-        if let Err(error) = coracle_spec::seccomp::warm_up(capabilities) {
-            tracing::warn!(%error, "the default system call filter cannot be compiled");
-        }
-    });
-}
-
-/// Removes what carries our names and belongs to no pod, rules among it. A failure costs room, not service.
-async fn sweep(shared: &Arc<Shared>, claims: pod::Claimed) {
-    let hierarchy = Arc::clone(&shared.hierarchy);
-    let swept = [shared.images.sweep_rootfs(&claims.containers).await, shared.network.sweep(&claims.links).await.map(drop)];
-    let cgroups = tokio::task::spawn_blocking(move || hierarchy.sweep(&claims.pods)).await.unwrap_or_default();
-    for error in swept.into_iter().filter_map(Result::err).chain(cgroups.failures) {
-        tracing::warn!(%error, "leftovers could not be swept");
     }
 }

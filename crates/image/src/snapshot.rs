@@ -78,32 +78,34 @@ impl Store {
         blocking("removing a rootfs", move || store.forget_rootfs(&id)).await
     }
 
-    /// Removes the writable layers of all containers but those in `known`, and the layers that only they used.
+    /// Removes the writable layers that this process found when it began, but for those of the containers in `known`, and the
+    /// layers that only they used; then has those measured that stay. It disturbs nobody who makes new ones meanwhile.
     ///
     /// # Errors
     /// If the disk refuses.
     pub async fn sweep_rootfs(self: &Arc<Self>, known: &HashSet<ContainerId>) -> Result<()> {
         let (store, known) = (Arc::clone(self), known.clone());
         blocking("sweeping writable layers", move || {
+            let unclaimed: Vec<_> = store.state().inherited.difference(&known).cloned().collect();
+            unclaimed.iter().try_for_each(|id| store.forget_rootfs(id))?;
             let containers = store.paths.root.join("containers");
-            for name in list(&containers)? {
-                match name.parse::<ContainerId>() {
-                    Ok(id) if known.contains(&id) => {}
-                    Ok(id) => store.forget_rootfs(&id)?,
-                    Err(_) => drop(store.workshop.remove(&containers.join(name))?),
-                }
+            // Whatever this is, it is nothing of ours.
+            for name in list(&containers)?.into_iter().filter(|name| name.parse::<ContainerId>().is_err()) {
+                store.workshop.remove(&containers.join(name))?;
             }
             store.sweep_records(&known)
         })
         .await?;
+        self.sampler.refresh();
         self.sweep().await
     }
 
-    /// Removes records whose writable layer is gone.
+    /// Removes records whose writable layer is gone. One that is just being made is known before its record is there.
     fn sweep_records(&self, known: &HashSet<ContainerId>) -> Result<()> {
         for name in list(&self.paths.runtime)?.into_iter().filter(|name| name != QUARANTINE) {
-            let owner = name.strip_suffix(".json").and_then(|id| id.parse::<ContainerId>().ok());
-            if !owner.is_some_and(|id| known.contains(&id)) {
+            // A draft has a longer ending.
+            let owner = name.split('.').next().and_then(|id| id.parse::<ContainerId>().ok());
+            if !owner.is_some_and(|id| known.contains(&id) || self.state().rootfs.contains_key(&id)) {
                 remove_file(&self.paths.runtime.join(name))?;
             }
         }
@@ -171,6 +173,7 @@ impl Store {
         let mut state = self.state();
         state.rootfs.remove(id);
         state.unclear.remove(id);
+        state.inherited.remove(id);
         Ok(())
     }
 }

@@ -64,19 +64,22 @@ impl Sampler {
                 }
             }
         })?;
-        let sampler = Self { samples, errands: Mutex::new(errands) };
-        sampler.filesystem();
-        Ok(sampler)
+        Ok(Self { samples, errands: Mutex::new(errands) })
     }
 
-    /// Starts to account for a container, whose upper directory was just made and measured.
+    /// Starts to account for a container, whose upper directory was just made and measured. One that was not is measured when
+    /// somebody asks.
     pub(crate) fn add(&self, id: ContainerId, upper: PathBuf, size: Option<TreeSize>) {
         let at = size.is_some().then(now);
         let sample = Sample { upper, size: size.unwrap_or_default(), at, waiting: false };
-        lock(&self.samples.containers).insert(id.clone(), sample);
-        if at.is_none() {
-            self.ask(&id);
-        }
+        lock(&self.samples.containers).insert(id, sample);
+    }
+
+    /// Has all samples taken that are old or missing.
+    pub(crate) fn refresh(&self) {
+        self.filesystem();
+        let ids: Vec<_> = lock(&self.samples.containers).keys().cloned().collect();
+        ids.iter().for_each(|id| self.ask(id));
     }
 
     pub(crate) fn remove(&self, id: &ContainerId) {
@@ -93,8 +96,7 @@ impl Sampler {
 
     /// The last samples of all containers together, as old as the oldest of them.
     pub(crate) fn total(&self, mountpoint: PathBuf) -> FilesystemUsage {
-        let ids: Vec<_> = lock(&self.samples.containers).keys().cloned().collect();
-        ids.iter().for_each(|id| self.ask(id));
+        self.refresh();
         let mut total = FilesystemUsage { at: now(), mountpoint, bytes: 0, inodes: 0 };
         for sample in lock(&self.samples.containers).values() {
             total.bytes += sample.size.bytes;

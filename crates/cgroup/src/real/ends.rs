@@ -1,7 +1,5 @@
 //! Killing and removing: everything in a cgroup, one exec's leaf, what nobody claims.
 
-use std::collections::HashSet;
-
 use coracle_domain::{ContainerId, Error, PodId, Resources};
 
 use super::{Machine, entropy, eventually, some_limits, spawn, spawn_in_leaf};
@@ -124,7 +122,7 @@ fn a_sweep_removes_what_nobody_claims() {
     let stray = Cgroup::create(&machine.hierarchy, stray, &Resources::default(), &[]).unwrap();
     let _process = spawn(&stray, "exec sleep 1000");
     eventually("it runs", || stray.populated().unwrap());
-    let sweep = machine.hierarchy.sweep(&HashSet::from([machine.pod.clone()]));
+    let sweep = machine.hierarchy.sweep(|pod| *pod == machine.pod);
     assert_eq!((sweep.removed, sweep.failures.len()), (vec![stray_pod], 0));
     assert!(!stray.populated().unwrap() && stray.join_paths().is_empty());
     assert_eq!(claimed.join_paths().is_empty(), machine.hierarchy.shape() == Shape::Unified);

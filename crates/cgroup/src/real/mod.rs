@@ -8,7 +8,6 @@ mod limits;
 mod measures;
 mod parents;
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -62,7 +61,7 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        let sweep = self.hierarchy.sweep(&HashSet::new());
+        let sweep = self.hierarchy.sweep(|_| false);
         self.hierarchy.remove_root().unwrap();
         assert!(sweep.failures.is_empty() || std::thread::panicking(), "{sweep:?}");
         for top in self.hierarchy.layout.tops() {

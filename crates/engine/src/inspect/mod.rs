@@ -24,10 +24,10 @@ impl Engine {
 }
 
 /// The configuration in force.
-pub(crate) fn runtime(shared: &Shared) -> BTreeMap<String, String> {
+pub(crate) fn runtime(shared: &Shared, user_namespaces: &Result<(), String>) -> BTreeMap<String, String> {
     let config = json!({
         "state": shared.layout.pods(),
-        "userNamespaces": shared.user_namespaces.as_ref().map_or_else(|reason| format!("no: {reason}"), |()| "yes".to_owned()),
+        "userNamespaces": user_namespaces.as_ref().map_or_else(|reason| format!("no: {reason}"), |()| "yes".to_owned()),
         // kubeadm looks for it; there is no pause image here.
         "sandboxImage": "",
         "appArmor": shared.node.apparmor.is_some(),

@@ -47,7 +47,9 @@ fn new_id(shared: &Shared) -> Result<PodId> {
 pub(crate) async fn create(shared: Arc<Shared>, request: PodRequest) -> Result<PodId> {
     shared.handlers.resolve(request.handler.as_ref())?;
     check_clocks(&request.time_offsets)?;
-    if let (Some(_), Err(reason)) = (request.user_namespace, &shared.user_namespaces) {
+    if request.user_namespace.is_some()
+        && let Err(reason) = shared.user_namespaces.get().await
+    {
         return Err(Refusal::unsupported(format!("a user namespace, which this node cannot give: {reason}")).into());
     }
     let record = PodRecord {
@@ -150,7 +152,11 @@ impl Owner {
         let Some(lease) = &self.record.lease else { return Ok(()) };
         let pin = self.directory.pin("net");
         let namespace = fs::File::open(&pin).during("opening the network namespace", pin.display())?;
-        let work = self.shared.network.attach(&self.record.id, namespace.as_fd(), lease);
+        let work = async {
+            // A link that is left of another pod may have the same address.
+            self.shared.links_swept.get().await;
+            self.shared.network.attach(&self.record.id, namespace.as_fd(), lease).await
+        };
         within(SET_UP, "attaching the network of pod", self.record.id.as_str(), work).await
     }
 

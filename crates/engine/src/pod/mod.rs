@@ -29,7 +29,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 pub(crate) use create::create;
-pub(crate) use recover::{Claimed, Found};
+pub(crate) use recover::Found;
+pub(crate) use teardown::containers_in;
 
 use crate::Shared;
 use crate::index::Entry;

@@ -9,8 +9,9 @@
 //! A start that is under way is not waited for: the monitor knows who asks for its outcome, and remembers a failure.
 
 use std::collections::HashSet;
-use std::fs;
+use std::num::NonZero;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 
 use coracle_cgroup::Cgroup;
 use coracle_domain::{ContainerId, ContainerPhase, During, PodId, PodPhase, Result};
@@ -18,6 +19,7 @@ use coracle_monitor::client::{Monitor, Started, State};
 use coracle_monitor::protocol::ContainerState;
 use coracle_plan::Process;
 use serde::Deserialize;
+use tokio::task::{spawn_blocking, yield_now};
 use tracing::{info, warn};
 
 use super::events::lost_output;
@@ -30,9 +32,21 @@ use crate::live::LiveContainer;
 use crate::record::{self, PodRecord};
 use crate::recoveries::Recovery;
 
+/// Records that are worth a thread of their own.
+const SMALLEST_SHARE: usize = 32;
+/// How many pods begin to be taken over before others have their turn.
+const HANDFUL: usize = 8;
+
 /// The pods that a daemon found, and who of them is still to be taken over.
 #[derive(Debug)]
-pub(crate) struct Found(Vec<(PodId, Recovery, Finding)>);
+pub(crate) struct Found(Vec<FoundPod>);
+
+#[derive(Debug)]
+struct FoundPod {
+    id: PodId,
+    recovery: Recovery,
+    finding: Finding,
+}
 
 /// What is on record of a pod.
 #[derive(Debug)]
@@ -45,65 +59,65 @@ enum Finding {
     Unreadable(String),
 }
 
-/// What belongs to pods that were found, whatever becomes of them.
-#[derive(Debug, Default)]
-pub(crate) struct Claimed {
-    pub(crate) pods: HashSet<PodId>,
-    /// The names of their links on the node. The address of a pod without a readable record could be given away, so its link goes
-    /// at once.
-    pub(crate) links: HashSet<String>,
-    pub(crate) containers: HashSet<ContainerId>,
-}
-
 impl Found {
     /// Reads the records of all pods that have a directory, and publishes what they say. Addresses and ports on record are
     /// nobody else's from now on.
-    pub(crate) fn read(shared: &Arc<Shared>) -> Result<Self> {
-        let pods = shared.layout.pods();
-        let entries = fs::read_dir(&pods).during("reading the state directory", pods.display())?;
-        let ids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<PodId>().ok());
-        let found = ids.map(|id| {
-            let recovery = shared.index.recoveries().begin(&id);
-            let finding = find(shared, &id);
-            (id, recovery, finding)
-        });
-        Ok(Self(found.collect()))
-    }
-
-    /// What a sweep is to spare. Leftovers in the pods that were found are removed as these are taken over.
-    pub(crate) fn claimed(&self, shared: &Shared) -> Claimed {
-        let mut claimed = Claimed::default();
-        for (id, _, finding) in &self.0 {
-            claimed.pods.insert(id.clone());
-            claimed.containers.extend(containers_in(&shared.layout.pod(id)));
-            if !matches!(finding, Finding::Unreadable(_)) {
-                claimed.links.insert(coracle_network::host_link_name(id));
-            }
-            if let Finding::Made(owner) = finding {
-                claimed.containers.extend(owner.record.containers.iter().map(|container| container.id.clone()));
-            }
+    pub(crate) async fn read(shared: &Arc<Shared>) -> Result<Self> {
+        let ids = shared.layout.pods_there()?;
+        let share = ids.len().div_ceil(available_parallelism().map_or(1, NonZero::get)).max(SMALLEST_SHARE);
+        let read = |ids: &[PodId]| {
+            let (shared, ids) = (Arc::clone(shared), ids.to_vec());
+            spawn_blocking(move || ids.into_iter().map(|id| FoundPod::read(&shared, id)).collect::<Vec<_>>())
+        };
+        let shares: Vec<_> = ids.chunks(share).map(read).collect();
+        let mut found = Vec::with_capacity(ids.len());
+        for share in shares {
+            found.extend(share.await.during("reading", "the pods' records")?);
         }
-        claimed
+        Ok(Self(found))
     }
 
-    /// Takes over every pod, all at once, while others do other things.
+    /// The names of the links on the node that a sweep is to spare. The address of a pod without a readable record could be
+    /// given away, so its link goes at once.
+    pub(crate) fn links(&self) -> HashSet<String> {
+        let readable = self.0.iter().filter(|pod| !matches!(pod.finding, Finding::Unreadable(_)));
+        readable.map(|pod| coracle_network::host_link_name(&pod.id)).collect()
+    }
+
+    /// Takes over every pod while others do other things. None waits for another; but all at once they would stand in the
+    /// way of calls that come meanwhile.
     pub(crate) fn take_over(self, shared: &Arc<Shared>) {
-        for (id, recovery, finding) in self.0 {
-            let shared = Arc::clone(shared);
-            tokio::spawn(async move {
-                match finding {
-                    Finding::Made(mut owner) => {
-                        owner.take_over().await;
-                        drop(recovery);
-                        owner.run().await;
-                    }
-                    Finding::HalfMade(subject) => {
-                        info!(pod = id.short(), "a pod that was being made is torn down");
-                        Teardown::new(&shared, subject).to_the_end(&shared).await;
-                    }
-                    Finding::Unreadable(reason) => discard(&shared, id, &reason).await,
+        let shared = Arc::clone(shared);
+        tokio::spawn(async move {
+            for (number, pod) in self.0.into_iter().enumerate() {
+                if number % HANDFUL == HANDFUL - 1 {
+                    yield_now().await;
                 }
-            });
+                tokio::spawn(pod.take_over(Arc::clone(&shared)));
+            }
+        });
+    }
+}
+
+impl FoundPod {
+    fn read(shared: &Arc<Shared>, id: PodId) -> Self {
+        let recovery = shared.index.recoveries().begin(&id);
+        let finding = find(shared, &id);
+        Self { id, recovery, finding }
+    }
+
+    async fn take_over(self, shared: Arc<Shared>) {
+        match self.finding {
+            Finding::Made(mut owner) => {
+                owner.take_over().await;
+                drop(self.recovery);
+                owner.run().await;
+            }
+            Finding::HalfMade(subject) => {
+                info!(pod = self.id.short(), "a pod that was being made is torn down");
+                Teardown::new(&shared, subject).to_the_end(&shared).await;
+            }
+            Finding::Unreadable(reason) => discard(&shared, self.id, &reason).await,
         }
     }
 }
@@ -191,9 +205,8 @@ impl Owner {
 
     async fn reconnect(&mut self) -> Result<()> {
         let subject = self.record.id.to_string();
-        let work = Monitor::connect(self.directory.path());
-        let (monitor, events) = within(ANSWER, "greeting the monitor of pod", &subject, work).await?;
-        let mut state = within(ANSWER, "asking the monitor of pod", &subject, monitor.state()).await?;
+        let work = Monitor::reconnect(self.directory.path());
+        let (monitor, events, mut state) = within(ANSWER, "greeting the monitor of pod", &subject, work).await?;
         (self.monitor, self.events) = (Some(monitor), Some(events));
         self.discard_half_made().await;
         let before = self.told();

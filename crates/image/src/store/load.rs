@@ -70,7 +70,7 @@ fn load(paths: Paths, registries: Registries, boot: String) -> Result<Store> {
         layout,
         boot,
     };
-    store.measure_all();
+    store.account();
     if let Err(error) = store.collect_garbage() {
         tracing::warn!(%error, "unused layers and blobs could not be deleted");
     }
@@ -194,6 +194,7 @@ fn keep_latest_tags(records: &mut [(PathBuf, ImageRecord)]) {
 fn rootfs(paths: &Paths, state: &mut State) -> Result<()> {
     for name in list(&paths.root.join("containers"))? {
         let Ok(id) = name.parse::<ContainerId>() else { continue };
+        state.inherited.insert(id.clone());
         match record::load(&paths.rootfs_record(&id), &paths.runtime_quarantine()) {
             Some(record) => drop(state.rootfs.insert(id, record)),
             None => drop(state.unclear.insert(id)),
@@ -203,7 +204,8 @@ fn rootfs(paths: &Paths, state: &mut State) -> Result<()> {
 }
 
 impl Store {
-    fn measure_all(&self) {
+    /// Accounts for the writable layers that were found. To measure them takes long, and nobody waits for it at a start.
+    fn account(&self) {
         let ids: Vec<_> = self.state().rootfs.keys().cloned().collect();
         for id in ids {
             let upper = self.paths.container(&id).join("upper");

@@ -72,6 +72,8 @@ pub(crate) struct State {
     pub(crate) rootfs: HashMap<ContainerId, RootfsRecord>,
     /// Writable layers that stand on nobody knows what: while there are any, no layer is deleted.
     pub(crate) unclear: HashSet<ContainerId>,
+    /// Writable layers that former processes made: of these some may be nobody's.
+    pub(crate) inherited: HashSet<ContainerId>,
     /// Layers wanted by pulls.
     pins: HashMap<u64, HashSet<LayerKey>>,
     serial: u64,
