@@ -11,6 +11,7 @@ thread_local! {
 fuzz_target!(
     init: {
         // As a Rust program's start does, which libFuzzer's replaces.
+        // SAFETY: no handler of ours is installed.
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
     },
     |script: &[u8]| RUNTIME.with(|runtime| runtime.block_on(coracle_streaming::fuzzing::converse(script)))
