@@ -9,6 +9,7 @@
 //!                    containers/<container>/plan.json, config.json, exit.json, rootfs
 //! ```
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use coracle_domain::{ContainerId, During, PodId, Result};
@@ -39,6 +40,11 @@ impl Layout {
         let pods = self.pods();
         let entries = std::fs::read_dir(&pods).during("reading the state directory", pods.display())?;
         Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+    }
+
+    /// Whether a pod has a directory. If that is not known it counts as having one: what is its is not to be swept.
+    pub(crate) fn may_have(&self, pod: &PodId) -> bool {
+        !self.pod(pod).path().symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound)
     }
 
     /// Where records that cannot be read are put aside.
@@ -121,5 +127,22 @@ impl ContainerDirectory {
     /// The empty directory on which its root file system is mounted, in its own mount namespace.
     pub fn rootfs(&self) -> PathBuf {
         self.0.join("rootfs")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_whose_directory_cannot_be_looked_for_is_not_taken_for_gone() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (layout, pod) = (Layout::new(scratch.path()), crate::testing::record(1).id);
+        assert!(!layout.may_have(&pod));
+        std::fs::create_dir_all(layout.pod(&pod).path()).unwrap();
+        assert!(layout.may_have(&pod));
+        std::fs::remove_dir_all(layout.pods()).unwrap();
+        std::fs::write(layout.pods(), "").unwrap();
+        assert!(layout.may_have(&pod), "ENOTDIR says nothing of the pod");
     }
 }

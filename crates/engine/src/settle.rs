@@ -83,7 +83,7 @@ fn warm_up(capabilities: u64) {
 async fn sweep_cgroups(shared: &Arc<Shared>) -> Result<()> {
     let shared = Arc::clone(shared);
     cgroups::blocking(move || {
-        let swept = shared.hierarchy.sweep(|pod| shared.layout.pod(pod).path().symlink_metadata().is_ok());
+        let swept = shared.hierarchy.sweep(|pod| shared.layout.may_have(pod));
         swept.failures.into_iter().map(Err).for_each(warn_of::<()>);
         Ok(())
     })
