@@ -30,6 +30,8 @@ pub struct ExecLeaf {
     tree: Tree,
     /// `cgroup.events` of `dir`, open since it was first asked for.
     events: OnceLock<File>,
+    /// The same for `cgroup.procs`.
+    processes: OnceLock<File>,
 }
 
 impl Cgroup {
@@ -75,7 +77,13 @@ impl Cgroup {
         let freezer = if unified.is_none() { in_legacy(Controller::Freezer) } else { None };
         let other = if unified.is_none() { in_legacy(Controller::Pids).or_else(|| in_legacy(Controller::Memory)) } else { None };
         let legacy = freezer.clone().or(other).into_iter().collect();
-        ExecLeaf { dir: unified.clone(), join: Vec::new(), events: OnceLock::new(), tree: Tree { unified, freezer, legacy } }
+        ExecLeaf {
+            dir: unified.clone(),
+            join: Vec::new(),
+            events: OnceLock::new(),
+            processes: OnceLock::new(),
+            tree: Tree { unified, freezer, legacy },
+        }
     }
 }
 
@@ -93,15 +101,23 @@ impl ExecLeaf {
     /// Whether it is there and known to have no process in it or below. Quick from the second time on: the file is held.
     /// Never on pure v1.
     pub fn is_empty(&self) -> bool {
-        self.events().is_some_and(|text| text.lines().any(|line| line == "populated 0"))
+        self.text(&self.events, "cgroup.events").is_some_and(|text| text.lines().any(|line| line == "populated 0"))
     }
 
-    fn events(&self) -> Option<String> {
-        let file = match self.events.get() {
+    /// Whether it is known to have this process in it, by its number in our pid namespace, and no other; not asked is what is
+    /// below. Quick like [`ExecLeaf::is_empty`]; never on pure v1.
+    pub fn holds_only(&self, process: i32) -> bool {
+        let text = self.text(&self.processes, "cgroup.procs");
+        text.is_some_and(|text| text.strip_suffix('\n').is_some_and(|text| text.parse() == Ok(process)))
+    }
+
+    /// What a file of the directory begins with.
+    fn text(&self, file: &OnceLock<File>, name: &str) -> Option<String> {
+        let file = match file.get() {
             Some(file) => file,
             None => {
-                let opened = File::open(self.dir.as_ref()?.join("cgroup.events")).ok()?;
-                self.events.get_or_init(|| opened)
+                let opened = File::open(self.dir.as_ref()?.join(name)).ok()?;
+                file.get_or_init(|| opened)
             }
         };
         let mut text = [0; 64];

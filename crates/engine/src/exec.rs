@@ -15,15 +15,16 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use coracle_domain::{ContainerId, ContainerView, During, Failure, FailureKind, Result};
+use coracle_monitor::client::Monitor;
 use coracle_monitor::protocol::{Answer, Exec};
 use rustix::pipe::PipeFlags;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
-use crate::Engine;
 use crate::deadline::{SET_UP, within};
 use crate::leaf::{self, Leaf};
 use crate::live::{Live, LiveContainer};
+use crate::{Engine, berth};
 
 /// The stage of making an exec's pipes.
 pub(crate) const PIPES: &str = "making pipes for an exec in container";
@@ -124,7 +125,7 @@ pub(crate) async fn run(container: &ContainerView, live: &Live, request: Request
     let (target, monitor) = live.reach(container)?;
     let (mut leaf, exec) = prepare(container, target, request)?;
     let exit_code = tokio::select! {
-        code = monitor.run(exec, streams) => code?,
+        code = carry_out(live, monitor, exec, &mut leaf, streams) => code?,
         never = stdout.read() => match never {},
         never = stderr.read() => match never {},
         () = passed(limit) => {
@@ -138,6 +139,17 @@ pub(crate) async fn run(container: &ContainerView, live: &Live, request: Request
     stdout.drain();
     stderr.drain();
     Ok(ExecOutput { stdout: stdout.kept, stderr: stderr.kept, exit_code })
+}
+
+/// Runs a program to its end: its exit status, or 128 and the number of the signal that killed it.
+async fn carry_out(live: &Live, monitor: &Monitor, exec: Exec, leaf: &mut Leaf, streams: [OwnedFd; 3]) -> Result<i32> {
+    if live.is_fit_for_berths()
+        && let Some(code) = berth::run(monitor, &exec, leaf, &streams).await?
+    {
+        return Ok(code);
+    }
+    leaf.berth = None;
+    monitor.run(exec, streams).await
 }
 
 async fn passed(limit: Option<Duration>) {

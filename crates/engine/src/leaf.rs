@@ -1,12 +1,16 @@
 //! The cgroups of execs: each has one of its own, so that all it leaves behind can be killed with it.
 //!
 //! Making and removing one costs more than the rest of what the daemon does for an exec, so that of an exec that left
-//! nothing behind is kept for the next one in its container. All go with the container, whoever made them.
+//! nothing behind is kept for the next one in its container, together with the berth in it, if there is one. All go with
+//! the container, whoever made them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use coracle_cgroup::{Cgroup, ExecLeaf};
 use coracle_domain::Result;
+use coracle_monitor::berth::PATIENCE;
+use coracle_monitor::client::Berth;
 use coracle_plan::Cgroups;
 use tokio::task::JoinHandle;
 
@@ -15,41 +19,69 @@ use crate::live::LiveContainer;
 /// How many a container keeps: as many as it has probes that may coincide. Each costs a descriptor.
 const MOST_IDLE: usize = 3;
 
-/// A container's leaves in which nothing runs.
+/// A leaf in which no program runs, and the process that waits for one there, if one does.
+#[derive(Debug)]
+struct Idle {
+    leaf: ExecLeaf,
+    berth: Option<Berth>,
+}
+
+impl Idle {
+    /// Whether nobody else is in it. A berth that has ended meanwhile is forgotten.
+    fn is_at_rest(&mut self) -> bool {
+        if self.berth.as_ref().and_then(Berth::pid).is_some_and(|berth| self.leaf.holds_only(berth)) {
+            return true;
+        }
+        self.berth = None;
+        self.leaf.is_empty()
+    }
+}
+
+/// A container's leaves in which no program runs.
 #[derive(Debug, Default)]
-pub(crate) struct IdleLeaves(Mutex<Vec<ExecLeaf>>);
+pub(crate) struct IdleLeaves(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    idle: Vec<Idle>,
+    /// When the last one was kept.
+    last: Option<Instant>,
+    /// Whether berths were found not to work in this container.
+    is_without_berths: bool,
+}
 
 impl IdleLeaves {
-    /// An empty leaf: one that was kept, or a new one of this name.
-    fn take(&self, cgroup: &Cgroup, name: &str) -> Result<ExecLeaf> {
-        while let Some(leaf) = self.pop() {
+    /// A leaf without programs: one that was kept, or a new one of this name.
+    fn take(&self, cgroup: &Cgroup, name: &str) -> Result<Idle> {
+        while let Some(mut idle) = self.kept().idle.pop() {
             // A container with power over its cgroups may have removed it, or put something there: then it keeps it.
-            if leaf.is_empty() {
-                return Ok(leaf);
+            if idle.is_at_rest() {
+                return Ok(idle);
             }
         }
         // One mkdir(2) in memory: shorter than handing it to another thread would take.
-        cgroup.exec_leaf(name)
+        Ok(Idle { leaf: cgroup.exec_leaf(name)?, berth: None })
     }
 
-    fn pop(&self) -> Option<ExecLeaf> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
-    }
-
-    /// Keeps an empty leaf; returns one that cannot be kept.
-    fn keep(&self, leaf: ExecLeaf) -> Option<ExecLeaf> {
-        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() >= MOST_IDLE || !leaf.is_empty() {
-            return Some(leaf);
+    /// Keeps a leaf that is at rest; returns one that cannot be kept.
+    fn keep(&self, mut left: Idle) -> Option<ExecLeaf> {
+        let mut kept = self.kept();
+        if kept.idle.len() >= MOST_IDLE || !left.is_at_rest() {
+            return Some(left.leaf);
         }
-        idle.push(leaf);
+        kept.idle.push(left);
+        kept.last = Some(Instant::now());
         None
     }
 
     /// Forgets all of them: an exec in one would miss a hierarchy that its container has joined since. They are removed
     /// with the container.
     pub(crate) fn forget(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.kept().idle.clear();
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -58,13 +90,15 @@ impl IdleLeaves {
 pub(crate) struct Leaf {
     container: Arc<LiveContainer>,
     leaf: Option<ExecLeaf>,
+    /// The process in it that waits for the exec's program, if one does.
+    pub(crate) berth: Option<Berth>,
 }
 
 impl Leaf {
     /// One for an exec of this name, which is unique in the container.
     pub(crate) fn new(container: &Arc<LiveContainer>, name: &str) -> Result<Self> {
-        let leaf = container.leaves.take(&container.cgroup, name)?;
-        Ok(Self { container: Arc::clone(container), leaf: Some(leaf) })
+        let Idle { leaf, berth } = container.leaves.take(&container.cgroup, name)?;
+        Ok(Self { container: Arc::clone(container), leaf: Some(leaf), berth })
     }
 
     /// What its processes are put into.
@@ -72,9 +106,21 @@ impl Leaf {
         self.leaf.as_ref().map(|leaf| Cgroups { unified: leaf.dir.clone(), join: leaf.join.clone() }).unwrap_or_default()
     }
 
+    /// Whether execs come one so soon after the other that a berth would not wait in vain.
+    pub(crate) fn deserves_berth(&self) -> bool {
+        let kept = self.container.leaves.kept();
+        !kept.is_without_berths && kept.last.is_some_and(|last| last.elapsed() < PATIENCE)
+    }
+
+    /// Takes note that no berth works in this container.
+    pub(crate) fn forgo_berths(&self) {
+        self.container.leaves.kept().is_without_berths = true;
+    }
+
     /// Takes note that the exec's own process has ended: if it left nothing behind, another exec can have the leaf.
     pub(crate) fn vacate(&mut self) {
-        self.leaf = self.leaf.take().and_then(|leaf| self.container.leaves.keep(leaf));
+        let berth = self.berth.take();
+        self.leaf = self.leaf.take().and_then(|leaf| self.container.leaves.keep(Idle { leaf, berth }));
     }
 
     /// Kills its processes and waits until they are gone.

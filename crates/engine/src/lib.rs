@@ -12,6 +12,7 @@
 
 mod apparmor;
 mod attach;
+mod berth;
 mod cgroups;
 mod claims;
 mod clock;

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use coracle_cgroup::Cgroup;
 use coracle_domain::{ContainerId, ContainerPhase, ContainerView, Failure, Refusal, Result};
 use coracle_monitor::client::Monitor;
-use coracle_plan::Process;
+use coracle_plan::{Namespaces, PidNamespace, Process};
+use rustix::thread::CapabilitySet;
+use serde::Deserialize;
 use tokio::sync::watch;
 
 use crate::leaf::IdleLeaves;
@@ -44,6 +46,34 @@ impl Live {
         let reached = self.running(container).zip(self.monitor.as_ref());
         reached.ok_or_else(|| Refusal::wrong_state(format!("container {} is not running", container.id)).into())
     }
+
+    /// Whether processes of ours may wait in its containers ([`coracle_monitor::berth`]): nobody there can look into one, or
+    /// put others into its cgroup. A container that is to look into another one may come at any time.
+    pub(crate) fn is_fit_for_berths(&self) -> bool {
+        self.containers.values().all(|container| container.model.as_ref().is_some_and(Model::keeps_to_itself))
+    }
+}
+
+/// What a container runs, as far as its execs need to know: of its [`coracle_plan::Plan`].
+#[derive(Debug, Deserialize)]
+pub(crate) struct Model {
+    process: Process,
+    namespaces: Namespaces,
+}
+
+impl Model {
+    /// Of a container with such a Plan.
+    pub(crate) fn new(process: Process, namespaces: Namespaces) -> Self {
+        Self { process, namespaces }
+    }
+
+    fn keeps_to_itself(&self) -> bool {
+        let capabilities = self.process.capabilities;
+        let powers = CapabilitySet::SYS_PTRACE | CapabilitySet::SYS_ADMIN;
+        (capabilities.bounding | capabilities.permitted | capabilities.effective) & powers.bits() == 0
+            && self.namespaces.pid == PidNamespace::New
+            && self.namespaces.user.is_none()
+    }
 }
 
 /// A container that was made and has not ended.
@@ -51,8 +81,8 @@ impl Live {
 pub(crate) struct LiveContainer {
     /// Where it is limited and accounted.
     pub(crate) cgroup: Arc<Cgroup>,
-    /// What it runs: the model of its execs. `None` if its Plan was lost.
-    process: Option<Process>,
+    /// `None` if its Plan was lost.
+    model: Option<Model>,
     /// Cgroups for execs in it.
     pub(crate) leaves: IdleLeaves,
     /// Whether it has ended.
@@ -62,8 +92,8 @@ pub(crate) struct LiveContainer {
 }
 
 impl LiveContainer {
-    pub(crate) fn new(cgroup: Arc<Cgroup>, process: Option<Process>) -> Self {
-        Self { meter: Meter::new(Arc::clone(&cgroup)), cgroup, process, leaves: IdleLeaves::default(), ended: watch::Sender::new(false) }
+    pub(crate) fn new(cgroup: Arc<Cgroup>, model: Option<Model>) -> Self {
+        Self { meter: Meter::new(Arc::clone(&cgroup)), cgroup, model, leaves: IdleLeaves::default(), ended: watch::Sender::new(false) }
     }
 
     /// What it runs: the model of its execs.
@@ -71,7 +101,7 @@ impl LiveContainer {
     /// # Errors
     /// Its Plan was damaged when this daemon took it over.
     pub(crate) fn process(&self) -> Result<&Process> {
-        self.process.as_ref().ok_or_else(|| {
+        self.model.as_ref().map(|model| &model.process).ok_or_else(|| {
             let failure = Failure::new("reading the plan of the container in", self.cgroup.location(), "it was damaged and put aside");
             failure.hint("the container runs on and can be stopped, but takes no execs").into()
         })

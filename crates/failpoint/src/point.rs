@@ -56,6 +56,8 @@ points! {
     Daemon MonitorReply "monitor.reply": "A monitor's reply is read, and not yet acted upon.";
     Daemon MonitorEvent "monitor.event": "A monitor's event is read, and not yet acted upon.";
     Daemon MonitorEnd "monitor.end": "A pod's monitor is told to end, and has ended or was killed.";
+    Daemon BerthOrder "berth.order": "A process that waits in a container is sent a program to execute.";
+    Daemon BerthOutcome "berth.outcome": "How a program ended that was executed for the daemon, without the monitor, is read.";
     Daemon NetlinkChange "netlink.change": "The kernel has carried out what a netlink socket asked: about links, addresses, routes, rules or flows.";
     Daemon NftCommit "nft.commit": "The nftables rules are changed.";
     Daemon NetworkSysctl "network.sysctl": "A kernel parameter of the node's network is set.";
@@ -92,6 +94,7 @@ points! {
     Monitor ChildCgroup "child.cgroup": "A new process is in its cgroups.";
     Monitor ChildStep "child.step": "A new process has carried out a step of its Plan: a mount, a device, the pivot.";
     Monitor ChildReady "child.ready": "A new process is about to execute its program.";
+    Monitor BerthChild "berth.child": "A process that waits in a container has made one for a program, which is about to be executed.";
     Monitor MonitorAnswer "monitor.answer": "A call is carried out, and the reply not sent yet.";
     Monitor ExitDraft "exit.draft": "How a container ended is written, under another name still.";
     Monitor ExitRename "exit.rename": "How a container ended is on record, and nobody told yet.";

@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod attached;
+pub mod berth;
 mod channel;
 mod child;
 #[cfg(feature = "client")]

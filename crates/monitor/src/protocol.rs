@@ -67,7 +67,8 @@ pub enum Request {
     /// with a terminal has that for all three: then the first is a socket that keeps messages apart, over which the
     /// terminal's master side comes with a message of one byte before the reply, and the others are not used.
     /// → [`Reply::Started`] once it was executed, and later [`Event::ExecExited`]; or, if that is what is asked for,
-    /// [`Reply::Ended`] and no event.
+    /// [`Reply::Ended`] and no event. Without a program it is a berth ([`crate::berth`]), and the first descriptor its socket; it
+    /// counts as executed once it is set up.
     Exec(Box<Exec>),
     /// Send a signal to a first process. → [`Reply::Done`], also when it is gone or was never there.
     Signal {
@@ -190,6 +191,13 @@ pub struct Exec {
     /// When it is answered. An older monitor answers at the start whatever is asked for.
     #[serde(default)]
     pub answer: Answer,
+}
+
+impl Exec {
+    /// Whether it has no program, and waits for programs to start ([`crate::berth`]).
+    pub(crate) fn is_berth(&self) -> bool {
+        self.process.arguments.is_empty()
+    }
 }
 
 /// When an exec that could be started is answered.

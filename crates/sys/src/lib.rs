@@ -11,3 +11,4 @@ pub mod namespace;
 pub mod netlink;
 pub mod process;
 pub mod signal;
+pub mod vfork;

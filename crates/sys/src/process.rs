@@ -107,11 +107,18 @@ fn no_arguments() -> libc::clone_args {
     unsafe { std::mem::zeroed() }
 }
 
-fn clone(arguments: libc::clone_args, child: impl FnOnce() -> i32) -> io::Result<(Pid, OwnedFd)> {
+/// # Errors
+/// EBUSY: this process has, or had, a second thread.
+pub(crate) fn refuse_threads() -> io::Result<()> {
     // SAFETY: glibc defines the variable; it is only read.
-    if unsafe { (&raw const __libc_single_threaded).read_volatile() } == 0 {
-        return Err(io::Error::from_raw_os_error(libc::EBUSY));
+    match unsafe { (&raw const __libc_single_threaded).read_volatile() } {
+        0 => Err(io::Error::from_raw_os_error(libc::EBUSY)),
+        _ => Ok(()),
     }
+}
+
+fn clone(arguments: libc::clone_args, child: impl FnOnce() -> i32) -> io::Result<(Pid, OwnedFd)> {
+    refuse_threads()?;
     // SAFETY: this process has a single thread, so the child's copy of its memory is consistent.
     unsafe { clone_unchecked(arguments, child) }
 }
@@ -139,14 +146,31 @@ unsafe fn clone_unchecked(mut arguments: libc::clone_args, child: impl FnOnce() 
     }
 }
 
+/// Strings in the form execve(2) takes them, made beforehand: to execute a program then needs no memory.
+#[derive(Debug)]
+pub struct Strings {
+    strings: Vec<CString>,
+    /// To each of them, and a null pointer.
+    pointers: Vec<*const libc::c_char>,
+}
+
+impl Strings {
+    /// These, in this order.
+    pub fn new(strings: Vec<CString>) -> Self {
+        let pointers = strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect();
+        Self { strings, pointers }
+    }
+
+    /// The first one, if there is one.
+    pub fn first(&self) -> Option<&CStr> {
+        self.strings.first().map(CString::as_c_str)
+    }
+}
+
 /// Replaces the program of this process: execve(2). Returns only if that fails.
-pub fn execute(program: &CStr, arguments: &[CString], environment: &[CString]) -> io::Result<Infallible> {
-    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
-        strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
-    };
-    let (arguments, environment) = (pointers(arguments), pointers(environment));
+pub fn execute(program: &CStr, arguments: &Strings, environment: &Strings) -> io::Result<Infallible> {
     // SAFETY: all are NUL-terminated strings, in arrays that end with a null pointer, and outlive the call.
-    unsafe { libc::execve(program.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    unsafe { libc::execve(program.as_ptr(), arguments.pointers.as_ptr(), environment.pointers.as_ptr()) };
     Err(io::Error::last_os_error())
 }
 
@@ -231,7 +255,8 @@ mod tests {
 
     #[test]
     fn a_missing_program_is_an_error_and_not_the_end() {
-        let missing = execute(c"/no/such/program", &[], &[]).unwrap_err();
+        let none = Strings::new(Vec::new());
+        let missing = execute(c"/no/such/program", &none, &none).unwrap_err();
         assert_eq!(missing.raw_os_error(), Some(libc::ENOENT));
     }
 

@@ -48,7 +48,7 @@ impl Owner {
         let directory = self.directory.container(id);
         make_directory(&directory)?;
         let parts = self.gather(id, &request, &image).await?;
-        let (cgroup, process) = self.plan_container(id, &request, &parts).await?;
+        let (cgroup, model) = self.plan_container(id, &request, &parts).await?;
         let log_path = log_path(self.record.request.log_directory.as_deref(), &request);
         if let Some(path) = &log_path {
             // Its disk may be dead.
@@ -68,7 +68,7 @@ impl Owner {
             lost_output: Default::default(),
             request: Arc::new(request),
         });
-        self.containers.insert(id.clone(), Arc::new(LiveContainer::new(Arc::new(cgroup), Some(process))));
+        self.containers.insert(id.clone(), Arc::new(LiveContainer::new(Arc::new(cgroup), Some(model))));
         self.commit()
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use coracle_cgroup::Cgroup;
 use coracle_domain::{ContainerId, ContainerRequest, During, IpcMode, NetworkMode, PidMode, Profile, Refusal, Result};
 use coracle_image::{Image, Rootfs};
-use coracle_plan::{Cgroups, Process};
+use coracle_plan::Cgroups;
 use coracle_spec::{
     CgroupHierarchy, CgroupView, ContainerSpec, DeviceNode, ImageDefaults, Layers, NamespacePaths, Node, Placement, PodFiles, ResolvedUser,
     SelinuxLabels, UserDatabase,
@@ -15,6 +15,7 @@ use coracle_spec::{
 
 use super::Owner;
 use super::teardown::Subject;
+use crate::live::Model;
 use crate::volumes::{self, ImageVolumes};
 use crate::{apparmor, cgroups, node, record, selinux};
 
@@ -51,7 +52,7 @@ impl Owner {
     }
 
     /// Decides how the container is run, and makes the cgroup it is run in.
-    pub(super) async fn plan_container(&self, id: &ContainerId, request: &ContainerRequest, parts: &Parts) -> Result<(Cgroup, Process)> {
+    pub(super) async fn plan_container(&self, id: &ContainerId, request: &ContainerRequest, parts: &Parts) -> Result<(Cgroup, Model)> {
         let node = self.node_for(request);
         apparmor::check(&request.security, node.apparmor.as_ref())?;
         let cgroup = self.make_cgroup(id, request, &parts.devices).await?;
@@ -74,8 +75,8 @@ impl Owner {
         if let Some(labels) = spec.selinux_labels() {
             give_labels(request, labels).await?;
         }
-        let process = self.write_plan(&spec, &parts.rootfs, &cgroup)?;
-        Ok((cgroup, process))
+        let model = self.write_plan(&spec, &parts.rootfs, &cgroup)?;
+        Ok((cgroup, model))
     }
 
     async fn make_cgroup(&self, id: &ContainerId, request: &ContainerRequest, devices: &[DeviceNode]) -> Result<Cgroup> {
@@ -87,7 +88,7 @@ impl Owner {
     }
 
     /// Leaves the Plan, for the monitor, and the OCI spec that it follows from, for people, in the container's directory.
-    fn write_plan(&self, spec: &ContainerSpec<'_>, rootfs: &Rootfs, cgroup: &Cgroup) -> Result<Process> {
+    fn write_plan(&self, spec: &ContainerSpec<'_>, rootfs: &Rootfs, cgroup: &Cgroup) -> Result<Model> {
         let directory = self.directory.container(spec.id);
         let handler = self.shared.handlers.resolve(self.record.request.handler.as_ref())?;
         let description = coracle_spec::oci_spec_for(spec)?;
@@ -100,7 +101,7 @@ impl Owner {
         let plan = handler.plan(&description, placement)?;
         record::replace(&directory.plan(), &plan).during("writing the container's plan", directory.plan().display())?;
         record::replace(&directory.spec(), &description.spec).during("writing the container's spec", directory.spec().display())?;
-        Ok(plan.process)
+        Ok(Model::new(plan.process, plan.namespaces))
     }
 
     fn node_for(&self, request: &ContainerRequest) -> Node {

@@ -17,8 +17,6 @@ use coracle_cgroup::Cgroup;
 use coracle_domain::{ContainerId, ContainerPhase, During, PodId, PodPhase, Result};
 use coracle_monitor::client::{Monitor, Started, State};
 use coracle_monitor::protocol::ContainerState;
-use coracle_plan::Process;
-use serde::Deserialize;
 use tokio::task::{spawn_blocking, yield_now};
 use tracing::{info, warn};
 
@@ -28,7 +26,7 @@ use super::{Command, Owner};
 use crate::Shared;
 use crate::deadline::{ANSWER, SET_UP, within};
 use crate::leaf;
-use crate::live::LiveContainer;
+use crate::live::{LiveContainer, Model};
 use crate::record::{self, PodRecord};
 use crate::recoveries::Recovery;
 
@@ -153,12 +151,6 @@ async fn discard(shared: &Arc<Shared>, id: PodId, reason: &str) {
     Teardown::new(shared, Subject::found(id)).to_the_end(shared).await;
 }
 
-/// What execs need of a [`coracle_plan::Plan`].
-#[derive(Debug, Deserialize)]
-struct PlanOfExecs {
-    process: Process,
-}
-
 /// Whether its program was not executed yet.
 fn is_starting(state: &ContainerState) -> bool {
     state.started_at == 0 && state.exit.is_none()
@@ -256,7 +248,7 @@ impl Owner {
                 let cgroup = Arc::new(Cgroup::open(&self.shared.hierarchy, location));
                 // Whoever talked to its execs is gone. One that cannot be killed delays nobody.
                 drop(leaf::end_all(&cgroup));
-                self.containers.insert(id.clone(), Arc::new(LiveContainer::new(cgroup, self.process_of(id))));
+                self.containers.insert(id.clone(), Arc::new(LiveContainer::new(cgroup, self.model_of(id))));
             }
             Err(error) => warn!(container = id.short(), %error, "the container's cgroup is not known"),
         }
@@ -289,14 +281,8 @@ impl Owner {
     }
 
     /// What a container runs, if its Plan can be read. Without one it takes no execs, and cannot be started.
-    fn process_of(&self, id: &ContainerId) -> Option<Process> {
+    fn model_of(&self, id: &ContainerId) -> Option<Model> {
         let path = self.directory.container(id).plan();
-        match record::read::<PlanOfExecs>(&path) {
-            Ok(plan) => Some(plan.process),
-            Err(error) => {
-                self.shared.layout.quarantine().take(&path, error);
-                None
-            }
-        }
+        record::read(&path).map_err(|error| self.shared.layout.quarantine().take(&path, error)).ok()
     }
 }

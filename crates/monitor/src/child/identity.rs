@@ -86,16 +86,27 @@ pub(crate) fn assume(process: &Process) -> Result<()> {
     drop_bounding(process.capabilities.bounding).or_fault("dropping capabilities of", subject)?;
     set_keep_capabilities(true).or_fault(SETTING_CAPABILITIES, subject)?;
     become_user(&process.user)?;
-    let filter_needs = match &process.seccomp {
-        Some(_) if !process.no_new_privileges => CapabilitySet::SYS_ADMIN.bits(),
-        _ => 0,
-    };
-    set_sets(&process.capabilities, filter_needs, own).or_fault(SETTING_CAPABILITIES, subject)?;
+    let to_load = if has_to_load(process) { CapabilitySet::SYS_ADMIN.bits() } else { 0 };
+    set_sets(&process.capabilities, to_load, own).or_fault(SETTING_CAPABILITIES, subject)?;
     set_keep_capabilities(false).or_fault(SETTING_CAPABILITIES, subject)?;
     if process.no_new_privileges {
         set_no_new_privs(true).or_fault("forbidding new privileges to", subject)?;
     }
     Ok(())
+}
+
+/// Whether its system call filter can only be loaded with CAP_SYS_ADMIN.
+fn has_to_load(process: &Process) -> bool {
+    process.seccomp.is_some() && !process.no_new_privileges
+}
+
+/// Does what execve would: takes away the capability that the filter needed.
+pub(crate) fn give_up_loading(process: &Process) -> Result<()> {
+    if !has_to_load(process) {
+        return Ok(());
+    }
+    let own = capabilities(None).or_fault("reading the capabilities of", "this process")?.permitted.bits();
+    set_sets(&process.capabilities, 0, own).or_fault(SETTING_CAPABILITIES, process.user.uid)
 }
 
 /// Changes user and groups, and nothing else.

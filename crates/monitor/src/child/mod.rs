@@ -4,6 +4,7 @@
 //! monitor, and the process ends.
 
 mod beforehand;
+mod berth;
 pub(crate) mod cgroups;
 mod cover;
 pub(crate) mod crossing;
@@ -163,7 +164,7 @@ fn run(plan: &Plan, birth: Birth<'_>, reporting: &Reporting) -> Result<i32> {
     program::run(&plan.process, terminal.as_ref(), birth, Missing::Make, reporting)
 }
 
-/// Enters the container. Returns how this process ends if another goes on in its place.
+/// Enters the container. Returns how this process ends if it does not become the program.
 fn join(exec: &Exec, target: Target<'_>, reporting: &Reporting) -> Result<i32> {
     identity::prepare(&exec.process, target.user)?;
     let own = ThreadNameSpaceType::MOUNT | ThreadNameSpaceType::CONTROL_GROUP;
@@ -171,6 +172,9 @@ fn join(exec: &Exec, target: Target<'_>, reporting: &Reporting) -> Result<i32> {
     move_into_thread_name_spaces(target.process, own | user).or_fault("entering the namespaces of the container", &exec.container)?;
     if target.user.is_some() {
         crossing::become_root()?;
+    }
+    if exec.is_berth() {
+        return berth::run(&exec.process, target.process, reporting);
     }
     let terminal = exec.process.terminal.then(|| terminal::make_for_exec(&exec.process.user)).transpose()?;
     program::run(&exec.process, terminal.as_ref(), target.birth, Missing::Refuse, reporting)

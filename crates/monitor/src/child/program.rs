@@ -6,13 +6,14 @@
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::ffi::CString;
+use std::fmt::Display;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use coracle_failpoint::{Point, reach};
 use coracle_plan::{Bytes, Process};
-use coracle_sys::process::execute;
+use coracle_sys::process::{Strings, execute};
 use rustix::fs::{Access, Mode, OFlags, access};
 use rustix::io::Errno;
 use rustix::process::{fchdir, getcwd, setsid, umask};
@@ -53,7 +54,7 @@ pub(crate) fn run(process: &Process, terminal: Option<&OwnedFd>, birth: Birth<'_
 }
 
 /// Has the program's rights from now on, and its working directory.
-fn assume(process: &Process, missing: Missing) -> Result<()> {
+pub(super) fn assume(process: &Process, missing: Missing) -> Result<()> {
     let directory = process.working_directory.as_path();
     identity::limit(process)?;
     // Root may reach what the user may not, and on a network file system the other way round: either will do.
@@ -67,19 +68,26 @@ fn assume(process: &Process, missing: Missing) -> Result<()> {
 }
 
 fn begin(process: &Process, terminal: Option<&OwnedFd>, program: &Program, reporting: &Reporting) -> Result<Infallible> {
-    setsid().or_fault("making a session for", program.name())?;
+    make_ready(process, terminal, program.name(), reporting)?;
+    Err(program.execute())
+}
+
+/// Does all that is left to do before `subject` can be executed, and says so.
+pub(super) fn make_ready(process: &Process, terminal: Option<&OwnedFd>, subject: impl Display, reporting: &Reporting) -> Result<()> {
+    setsid().or_fault("making a session for", subject)?;
     terminal.map_or(Ok(()), terminal::take)?;
     reach(Point::ChildReady);
     coracle_sys::process::close_on_exec().or_fault("closing", "descriptors")?;
     coracle_sys::signal::unblock_all().or_fault("unblocking", "signals")?;
     reporting.report(&Report::Ready).or_fault("reporting to", "the monitor")?;
-    if let Some(filter) = &process.seccomp {
-        coracle_sys::filter::load(&filter.program, filter.flags).or_fault("loading", "the system call filter")?;
+    match &process.seccomp {
+        Some(filter) => coracle_sys::filter::load(&filter.program, filter.flags).or_fault("loading", "the system call filter"),
+        None => Ok(()),
     }
-    Err(program.execute())
 }
 
-fn enter(directory: &Path, missing: Missing) -> std::result::Result<(), Errno> {
+/// Makes it the working directory, which must be inside the root.
+pub(super) fn enter(directory: &Path, missing: Missing) -> std::result::Result<(), Errno> {
     let root = Root::open(Path::new("/"))?;
     if missing == Missing::Make {
         root.make(directory, Leaf::Directory(0o755))?;
@@ -90,45 +98,44 @@ fn enter(directory: &Path, missing: Missing) -> std::result::Result<(), Errno> {
 }
 
 /// A program in the form execve takes, made before anything that could fail halfway.
-struct Program {
+pub(super) struct Program {
     candidates: Vec<CString>,
-    arguments: Vec<CString>,
-    environment: Vec<CString>,
+    arguments: Strings,
+    environment: Strings,
 }
 
 impl Program {
-    fn new(process: &Process) -> Result<Self> {
+    pub(super) fn new(process: &Process) -> Result<Self> {
         let name =
             process.arguments.first().filter(|name| !name.0.is_empty()).ok_or(Errno::INVAL).or_fault("finding", "a program to run")?;
         let strings = |list: &[Bytes]| list.iter().map(c_string).collect::<Result<Vec<_>>>();
         Ok(Self {
             candidates: candidates(&name.0, search_path(&process.environment)).iter().map(c_string).collect::<Result<_>>()?,
-            arguments: strings(&process.arguments)?,
-            environment: strings(&process.environment)?,
+            arguments: strings(&process.arguments).map(Strings::new)?,
+            environment: strings(&process.environment).map(Strings::new)?,
         })
     }
 
-    fn name(&self) -> Cow<'_, str> {
+    pub(super) fn name(&self) -> Cow<'_, str> {
         self.arguments.first().map(|name| name.to_string_lossy()).unwrap_or_default()
     }
 
-    /// Tries every candidate; returns what stood in the way, as a shell would say it.
-    fn execute(&self) -> Fault {
-        let name = self.name();
+    /// Tries every candidate; returns what stood in the way, as a shell would say it. Takes no memory before that.
+    pub(super) fn execute(&self) -> Fault {
         let mut error = io::Error::from_raw_os_error(Errno::NOENT.raw_os_error());
         for candidate in &self.candidates {
             let Err(refusal) = execute(candidate, &self.arguments, &self.environment);
             match Errno::from_io_error(&refusal) {
                 Some(Errno::NOENT) if access(candidate, Access::EXISTS).is_ok() => {
-                    return Fault::new("executing the program, whose interpreter is missing,", name, Errno::NOENT);
+                    return Fault::new("executing the program, whose interpreter is missing,", self.name(), Errno::NOENT);
                 }
                 Some(Errno::NOENT | Errno::NOTDIR) => {}
                 Some(Errno::ACCESS) => error = refusal,
-                _ => return fault("executing the program", &name, &refusal),
+                _ => return fault("executing the program", &self.name(), &refusal),
             }
         }
         let stage = if error.kind() == io::ErrorKind::NotFound { "finding the program" } else { "executing the program" };
-        fault(stage, &name, &error)
+        fault(stage, &self.name(), &error)
     }
 }
 

@@ -3,6 +3,7 @@
 //! A [`Monitor`] is a cheap handle to a task that owns the connection. Calls carry no deadlines; those are their
 //! caller's. When the monitor goes away, calls fail as [`FailureKind::Unavailable`] and the events end.
 
+mod berth;
 mod failure;
 mod link;
 mod spawn;
@@ -16,6 +17,7 @@ use coracle_domain::{Error, Failure, FailureKind, Result};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::berth::Berth;
 use self::link::{Link, Outgoing};
 pub use self::spawn::{Program, spawn};
 use crate::protocol::{Answer, Attach, ContainerState, Event, Exec, Prepare, REMEMBERS_STARTS, Reply, Request, Start, Target, VERSION};

@@ -147,7 +147,8 @@ impl Monitor {
         let container = running(&mut self.containers, &exec.container)?;
         container.entrances.open(&exec.cgroups.join)?;
         let Container { process: first, entrances, user, .. } = &*container;
-        let (place, birth) = if is_watched { (Place::Node, Birth::Last(first.as_fd())) } else { (Place::Of(first), Birth::First) };
+        let stays_out = is_watched || exec.is_berth();
+        let (place, birth) = if stays_out { (Place::Node, Birth::Last(first.as_fd())) } else { (Place::Of(first), Birth::First) };
         let target = child::Target { process: first.as_fd(), entrances, user: user.as_ref(), birth };
         let (listening, reporting) = channel::new().or_fault(stage, &exec.exec)?;
         let process = process::make(place, false, &exec.cgroups, || child::exec(exec, target, &streams, &reporting))?;

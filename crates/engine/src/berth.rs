@@ -1,0 +1,52 @@
+//! ExecSync by way of a berth ([`coracle_monitor::berth`]), where one exec follows the other, as probes do.
+//!
+//! A berth is an offer: whatever a container's rights, its system call filter or its limits do to one, the exec is then made
+//! without it. It stays in the exec's leaf, where the next exec finds it.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use coracle_domain::{During, Result};
+use coracle_monitor::client::{Berth, Monitor};
+use coracle_monitor::protocol::Exec;
+use rustix::fs::{Uid, fchown};
+
+use crate::exec::{PIPES, null};
+use crate::leaf::Leaf;
+
+/// Runs a program in a running container to its end: its exit status, or 128 and the number of the signal that killed it.
+/// `None`: nothing was done.
+pub(crate) async fn run(monitor: &Monitor, exec: &Exec, leaf: &mut Leaf, streams: &[OwnedFd; 3]) -> Result<Option<i32>> {
+    if leaf.berth.is_none() && !leaf.deserves_berth() {
+        return Ok(None);
+    }
+    give_pipes(exec, streams)?;
+    let order = |berth: &Berth| berth.order(exec.process.arguments.clone(), streams.each_ref().map(AsFd::as_fd));
+    if let Some(berth) = leaf.berth.take()
+        && order(&berth)
+        && let Some(code) = berth.outcome().await?
+    {
+        leaf.berth = Some(berth);
+        return Ok(Some(code));
+    }
+    let (mut berth, end) = Berth::new().during(PIPES, &exec.container)?;
+    if !leaf.deserves_berth() || !order(&berth) {
+        return Ok(None);
+    }
+    let made = berth.make(monitor, exec.clone(), [end, null()?, null()?]).await;
+    let code = if made.is_ok() { berth.outcome().await? } else { None };
+    match code {
+        Some(_) => leaf.berth = Some(berth),
+        None => leaf.forgo_berths(),
+    }
+    Ok(code)
+}
+
+/// Lets the user open again, through /proc/self/fd, the pipes that are the program's output: a berth may not.
+fn give_pipes(exec: &Exec, [_, output, error]: &[OwnedFd; 3]) -> Result<()> {
+    match exec.process.user.uid {
+        0 => Ok(()),
+        user => {
+            [output, error].into_iter().try_for_each(|pipe| fchown(pipe, Some(Uid::from_raw(user)), None)).during(PIPES, &exec.container)
+        }
+    }
+}

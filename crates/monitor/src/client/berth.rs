@@ -1,0 +1,101 @@
+//! The daemon's end of a berth ([`crate::berth`]).
+
+use std::fs::File;
+use std::io::{self, ErrorKind, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use coracle_domain::{During, Failure, FailureKind, Result};
+use coracle_failpoint::{Point, reach};
+use coracle_plan::Bytes;
+use rustix::io::ioctl_fionbio;
+use rustix::net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair};
+use tokio::net::unix::pipe;
+
+use super::{Monitor, RunningExec, failure};
+use crate::berth::{LONGEST_ORDER, LONGEST_OUTCOME, Order, Outcome};
+use crate::protocol::Exec;
+
+const WAITING: &str = "waiting for a program in";
+const BERTH: &str = "a process that waits in a container";
+
+/// A process that waits in a container for programs to execute, or a place for one that is still to be made. It ends when this
+/// is dropped, once the program that it has executed has ended.
+#[derive(Debug)]
+pub struct Berth {
+    /// A socket: it is read like a pipe, and nobody wants to be woken up when it can be written to.
+    socket: pipe::Receiver,
+    running: Option<RunningExec>,
+}
+
+impl Berth {
+    /// A place for one, and its end of the line. What is sent now is carried out once it is there.
+    ///
+    /// # Errors
+    /// The kernel's: there are no descriptors left.
+    pub fn new() -> io::Result<(Self, OwnedFd)> {
+        let (near, far) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        ioctl_fionbio(&near, true)?;
+        Ok((Self { socket: pipe::Receiver::from_file_unchecked(File::from(near))?, running: None }, far))
+    }
+
+    /// Has it made, as `exec`, whose program is left out. `streams` are its end of the line, and two that are not used.
+    ///
+    /// # Errors
+    /// As for [`Monitor::exec`].
+    pub async fn make(&mut self, monitor: &Monitor, mut exec: Exec, streams: [OwnedFd; 3]) -> Result<()> {
+        exec.process.arguments.clear();
+        self.running = Some(monitor.exec(exec, streams).await?);
+        Ok(())
+    }
+
+    /// Its process id in the node's namespace, if it was made.
+    pub fn pid(&self) -> Option<i32> {
+        self.running.as_ref().map(|running| running.pid)
+    }
+
+    /// Sends it a program to execute with these standard streams. Whether it was sent: it may have ended, or the program's
+    /// arguments be too long to be told.
+    pub fn order(&self, arguments: Vec<Bytes>, streams: [BorrowedFd<'_>; 3]) -> bool {
+        let Ok(message) = serde_json::to_vec(&Order { arguments }) else { return false };
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let sent = message.len() <= LONGEST_ORDER
+            && control.push(SendAncillaryMessage::ScmRights(&streams))
+            && sendmsg(self.socket.as_fd(), &[IoSlice::new(&message)], &mut control, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).is_ok();
+        reach(Point::BerthOrder);
+        sent
+    }
+
+    /// Waits for the end of the program that was sent: its exit status, or 128 and the number of the signal that killed it.
+    /// `None`: it was not executed, and somebody else may try.
+    ///
+    /// # Errors
+    /// The program cannot be executed, or it is not known what became of it.
+    pub async fn outcome(&self) -> Result<Option<i32>> {
+        let mut message = vec![0; LONGEST_OUTCOME];
+        let received = loop {
+            self.socket.readable().await.during(WAITING, BERTH)?;
+            match self.socket.try_read(&mut message) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                received => break received,
+            }
+        };
+        let length = match received {
+            // It has ended without having read what was sent.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(None),
+            Ok(0) => {
+                let failure = Failure::new(WAITING, BERTH, "it was killed, and the program's exit status is lost");
+                return Err(failure.kind(FailureKind::Unavailable).into());
+            }
+            received => received.during(WAITING, BERTH)?,
+        };
+        reach(Point::BerthOutcome);
+        let told = message.get(..length).unwrap_or_default();
+        match serde_json::from_slice(told).during("understanding", BERTH)? {
+            Outcome::Ended { code } => Ok(Some(code)),
+            Outcome::Failed(fault) => Err(failure::from(fault)),
+            Outcome::Unable(_) => Ok(None),
+        }
+    }
+}
