@@ -39,9 +39,11 @@ pub(crate) struct Order {
     pub(crate) arguments: Vec<Bytes>,
 }
 
-/// What became of an order.
+/// What a berth says: that it is there, once, and what became of each order.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Outcome {
+    /// It has done once all that comes with a program, but for the program.
+    Rehearsed,
     /// The program was executed and has ended.
     Ended {
         /// Its exit status, or 128 and the number of the signal that killed it.

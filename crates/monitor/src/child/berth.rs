@@ -12,10 +12,11 @@ use coracle_plan::Process;
 use coracle_sys::process::close_others;
 use coracle_sys::vfork::{Stack, vfork};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::fstat;
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
-use rustix::process::{Pid, WaitOptions, setsid, waitpid};
-use rustix::stdio::{dup2_stdin, stdin, stdout};
+use rustix::process::{Pid, WaitOptions, getpid, getsid, setsid, waitpid};
+use rustix::stdio::{dup2_stdin, stderr, stdin, stdout};
 use rustix::thread::set_name;
 
 use super::program::{self, Missing, Program};
@@ -55,15 +56,34 @@ struct Berth {
 impl Berth {
     /// Carries out orders until no more come.
     fn serve(&mut self) -> IoResult<()> {
+        self.rehearse()?;
         while self.is_wanted()? {
             let Some((order, streams)) = self.receive()? else { return Ok(()) };
             let outcome = match streams {
-                Some(streams) => self.carry_out(order, streams),
+                Some(streams) => self.carry_out(order, streams)?,
                 None => Outcome::Unable(Fault::new("receiving", "the standard streams", Errno::BADF)),
             };
-            send(&self.socket, &serde_json::to_vec(&outcome)?, SendFlags::NOSIGNAL)?;
+            self.tell(&outcome)?;
         }
         Ok(())
+    }
+
+    /// Does once all that comes with a program: were it forbidden, that must be known before one is executed whose end could
+    /// not be told.
+    fn rehearse(&mut self) -> IoResult<()> {
+        program::enter(self.process.working_directory.as_path(), Missing::Refuse)?;
+        let streams = [&self.socket; 3];
+        let pid = vfork(&mut self.stack, || if step_out(streams).and_then(|()| is_out(&self.socket)) == Ok(true) { 0 } else { FAILED })?;
+        if reap(pid)? != 0 {
+            return Err(Errno::PERM.into());
+        }
+        self.tell(&Outcome::Rehearsed)
+    }
+
+    fn tell(&self, outcome: &Outcome) -> IoResult<()> {
+        let message = serde_json::to_vec(outcome)?;
+        let sent = send(&self.socket, &message, SendFlags::NOSIGNAL)?;
+        if sent == message.len() { Ok(()) } else { Err(Errno::PERM.into()) }
     }
 
     /// Waits until something comes; whether it did in time.
@@ -93,30 +113,26 @@ impl Berth {
         Ok(Some((serde_json::from_slice(self.message.get(..length).unwrap_or_default())?, streams)))
     }
 
-    fn carry_out(&mut self, order: Order, streams: [OwnedFd; 3]) -> Outcome {
+    fn carry_out(&mut self, order: Order, streams: [OwnedFd; 3]) -> IoResult<Outcome> {
         self.process.arguments = order.arguments;
         let program = match Program::new(&self.process) {
             Ok(program) => program,
-            Err(fault) => return Outcome::Failed(fault),
+            Err(fault) => return Ok(Outcome::Failed(fault)),
         };
         // It may be another directory by now.
         let directory = self.process.working_directory.as_path();
         if let Err(fault) = program::enter(directory, Missing::Refuse).or_fault("entering the working directory", directory.display()) {
-            return Outcome::Unable(fault);
+            return Ok(Outcome::Unable(fault));
         }
-        match self.execute(&program, streams) {
-            Ok(outcome) => outcome,
-            Err(errno) => Outcome::Unable(Fault::new("making a process for", program.name(), errno)),
-        }
+        self.execute(&program, streams)
     }
 
     /// Executes the program and waits for its end.
-    fn execute(&mut self, program: &Program, streams: [OwnedFd; 3]) -> std::result::Result<Outcome, Errno> {
+    fn execute(&mut self, program: &Program, streams: [OwnedFd; 3]) -> IoResult<Outcome> {
         let mut progress = Progress::None;
         let [input, output, error] = &streams;
         let made = vfork(&mut self.stack, || {
-            // A session of its own, as every exec has: signals to its process group are not for the berth.
-            if take_streams([input, output, error]).and_then(|()| setsid()).is_ok() {
+            if step_out([input, output, error]).is_ok() {
                 reach(Point::BerthChild);
                 progress = Progress::Executing;
                 progress = Progress::Failed(program.execute());
@@ -124,13 +140,22 @@ impl Berth {
             FAILED
         });
         drop(streams);
-        let code = reap(made.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?)?;
-        match progress {
-            Progress::None => Err(Errno::PERM),
-            Progress::Executing => Ok(Outcome::Ended { code }),
-            Progress::Failed(fault) => Ok(Outcome::Failed(fault)),
+        let ended = made.and_then(|pid| Ok(reap(pid)?));
+        let unable = |errno| Outcome::Unable(Fault::new("making a process for", program.name(), errno));
+        match (progress, ended) {
+            (Progress::None, Ok(_)) => Ok(unable(Errno::PERM)),
+            (Progress::None, Err(error)) => Ok(unable(Errno::from_io_error(&error).unwrap_or(Errno::IO))),
+            (Progress::Executing, ended) => Ok(Outcome::Ended { code: ended? }),
+            (Progress::Failed(fault), _) => Ok(Outcome::Failed(fault)),
         }
     }
+}
+
+/// Takes these standard streams, in a session of its own, as every exec has one: signals to its process group are not for the
+/// berth.
+fn step_out(streams: [&OwnedFd; 3]) -> std::result::Result<(), Errno> {
+    take_streams(streams)?;
+    setsid().map(drop)
 }
 
 /// How far a new process came before it was another program, or ended.
@@ -140,11 +165,19 @@ enum Progress {
     Failed(Fault),
 }
 
+/// Whether that has been done, whatever the kernel has said: a filter can make it say what is not so.
+fn is_out(stream: &OwnedFd) -> std::result::Result<bool, Errno> {
+    let taken = [fstat(stdin())?, fstat(stdout())?, fstat(stderr())?].iter().map(|stat| stat.st_ino).collect::<Vec<_>>();
+    Ok(taken == [fstat(stream)?.st_ino; 3] && getsid(None)? == getpid())
+}
+
 fn reap(pid: Pid) -> std::result::Result<i32, Errno> {
     loop {
         match waitpid(Some(pid), WaitOptions::empty()) {
             Ok(Some((_, status))) => return Ok(exit::code(status)),
-            Ok(None) | Err(Errno::INTR) => {}
+            // Only a system call filter makes the kernel say that there is nothing to wait for.
+            Ok(None) => return Err(Errno::CHILD),
+            Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }
     }

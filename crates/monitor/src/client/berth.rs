@@ -39,11 +39,13 @@ impl Berth {
         Ok((Self { socket: pipe::Receiver::from_file_unchecked(File::from(near))?, running: None }, far))
     }
 
-    /// Has it made, as `exec`, whose program is left out. `streams` are its end of the line, and two that are not used.
+    /// Has it made like `exec`, whose program is left out. `streams` are its end of the line, and two that are not used.
     ///
     /// # Errors
     /// As for [`Monitor::exec`].
     pub async fn make(&mut self, monitor: &Monitor, mut exec: Exec, streams: [OwnedFd; 3]) -> Result<()> {
+        // The exec itself may follow while this is still being reaped.
+        exec.exec.push_str("-berth");
         exec.process.arguments.clear();
         self.running = Some(monitor.exec(exec, streams).await?);
         Ok(())
@@ -73,6 +75,18 @@ impl Berth {
     /// # Errors
     /// The program cannot be executed, or it is not known what became of it.
     pub async fn outcome(&self) -> Result<Option<i32>> {
+        loop {
+            match self.hear().await? {
+                Some(Outcome::Rehearsed) => {}
+                Some(Outcome::Ended { code }) => return Ok(Some(code)),
+                Some(Outcome::Failed(fault)) => return Err(failure::from(fault)),
+                Some(Outcome::Unable(_)) | None => return Ok(None),
+            }
+        }
+    }
+
+    /// What it says next; `None`: it has ended without having read what was sent.
+    async fn hear(&self) -> Result<Option<Outcome>> {
         let mut message = vec![0; LONGEST_OUTCOME];
         let received = loop {
             self.socket.readable().await.during(WAITING, BERTH)?;
@@ -82,7 +96,6 @@ impl Berth {
             }
         };
         let length = match received {
-            // It has ended without having read what was sent.
             Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(None),
             Ok(0) => {
                 let failure = Failure::new(WAITING, BERTH, "it was killed, and the program's exit status is lost");
@@ -92,10 +105,6 @@ impl Berth {
         };
         reach(Point::BerthOutcome);
         let told = message.get(..length).unwrap_or_default();
-        match serde_json::from_slice(told).during("understanding", BERTH)? {
-            Outcome::Ended { code } => Ok(Some(code)),
-            Outcome::Failed(fault) => Err(failure::from(fault)),
-            Outcome::Unable(_) => Ok(None),
-        }
+        Ok(Some(serde_json::from_slice(told).during("understanding", BERTH)?))
     }
 }
