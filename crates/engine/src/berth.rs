@@ -16,7 +16,7 @@ use crate::leaf::Leaf;
 /// Runs a program in a running container to its end: its exit status, or 128 and the number of the signal that killed it.
 /// `None`: nothing was done.
 pub(crate) async fn run(monitor: &Monitor, exec: &Exec, leaf: &mut Leaf, streams: &[OwnedFd; 3]) -> Result<Option<i32>> {
-    if leaf.berth.is_none() && !leaf.deserves_berth() {
+    if leaf.berth.is_none() && !(leaf.deserves_berth() && Berth::is_made_by(monitor)) {
         return Ok(None);
     }
     give_pipes(exec, streams)?;
@@ -29,7 +29,7 @@ pub(crate) async fn run(monitor: &Monitor, exec: &Exec, leaf: &mut Leaf, streams
         return Ok(Some(code));
     }
     let (mut berth, end) = Berth::new().during(PIPES, &exec.container)?;
-    if !leaf.deserves_berth() || !order(&berth) {
+    if !order(&berth) {
         return Ok(None);
     }
     let made = berth.make(monitor, exec.clone(), [end, null()?, null()?]).await;

@@ -17,6 +17,7 @@
 //! |---|---|---|
 //! | 1 | 0 | Everything that is not below. Monitors of this revision do not tell it. |
 //! | 1 | 1 | [`Request::AwaitStart`]; `failed` in [`Reply::State`]; [`Answer`] and [`Reply::Ended`]; `lost` in [`ContainerState`]; [`Event::LogLost`] |
+//! | 1 | 2 | An [`Exec`] without arguments is a berth |
 //!
 //! Another version is another language: a daemon that speaks a new one must, for one release, speak the old one as well.
 
@@ -29,10 +30,13 @@ use serde::{Deserialize, Serialize};
 pub const VERSION: u32 = 1;
 
 /// How often something was added to the version, told in [`Reply::Hello`].
-pub const REVISION: u32 = 1;
+pub const REVISION: u32 = 2;
 
 /// The first revision whose monitors know how a start ended that nobody waited for.
 pub const REMEMBERS_STARTS: u32 = 1;
+
+/// The first revision whose monitors make berths ([`crate::berth`]).
+pub const MAKES_BERTHS: u32 = 2;
 
 /// The longest frame: above CRI's own bound of 16 MiB on a message, with room for JSON.
 pub const MAX_FRAME: usize = 64 << 20;

@@ -14,7 +14,7 @@ use tokio::net::unix::pipe;
 
 use super::{Monitor, RunningExec, failure};
 use crate::berth::{LONGEST_ORDER, LONGEST_OUTCOME, Order, Outcome};
-use crate::protocol::Exec;
+use crate::protocol::{Exec, MAKES_BERTHS};
 
 const WAITING: &str = "waiting for a program in";
 const BERTH: &str = "a process that waits in a container";
@@ -37,6 +37,11 @@ impl Berth {
         let (near, far) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         ioctl_fionbio(&near, true)?;
         Ok((Self { socket: pipe::Receiver::from_file_unchecked(File::from(near))?, running: None }, far))
+    }
+
+    /// Whether this monitor can make any.
+    pub fn is_made_by(monitor: &Monitor) -> bool {
+        monitor.revision >= MAKES_BERTHS
     }
 
     /// Has it made like `exec`, whose program is left out. `streams` are its end of the line, and two that are not used.
