@@ -147,9 +147,9 @@ fn told(endpoint: &Endpoint, status: &Status) -> String {
 }
 
 /// Processor time since a moment.
-struct Meter {
+struct Meter<'a> {
     begin: Instant,
-    processes: Vec<i32>,
+    endpoint: &'a Endpoint,
     before: Used,
 }
 
@@ -160,19 +160,20 @@ struct Used {
 }
 
 impl Used {
-    fn of(processes: &[i32]) -> Self {
-        Self { runtime: processes.iter().map(|pid| machine::process_time(*pid)).sum(), machine: machine::busy_time() }
+    fn of(endpoint: &Endpoint) -> Self {
+        let processes = endpoint.runtime_processes();
+        Self { runtime: processes.into_iter().map(machine::process_time).sum(), machine: machine::busy_time() }
     }
 }
 
-impl Meter {
-    fn start(endpoint: &Endpoint) -> Self {
-        let processes = endpoint.runtime_processes();
-        Self { begin: Instant::now(), before: Used::of(&processes), processes }
+impl<'a> Meter<'a> {
+    fn start(endpoint: &'a Endpoint) -> Self {
+        Self { begin: Instant::now(), before: Used::of(endpoint), endpoint }
     }
 
+    /// A process that was made meanwhile counts from its beginning; the time of one that has ended is its parent's.
     fn used(&self) -> Used {
-        let now = Used::of(&self.processes);
+        let now = Used::of(self.endpoint);
         Used { runtime: now.runtime.saturating_sub(self.before.runtime), machine: now.machine.saturating_sub(self.before.machine) }
     }
 }
