@@ -1,9 +1,15 @@
 //! Looking at the node from outside: processes, cgroups, HTTP, tools.
 
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::IntoRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{DEADLINE, eventually};
 
 /// Runs a program of the host and returns what it printed, or what it complained of.
 pub fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
@@ -17,8 +23,20 @@ pub fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
 
 /// The body of an HTTP answer, if there is a good one.
 pub fn http_get(url: &str) -> Option<String> {
-    let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(5))).proxy(None).build().into();
+    let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(DEADLINE)).proxy(None).build().into();
     agent.get(url).call().ok()?.body_mut().read_to_string().ok()
+}
+
+/// A TCP port at an address of the node's (all of them: `UNSPECIFIED`) that nobody has, nor is given by chance until this
+/// program ends: a socket is bound to it and does not listen, so that who asks for any port is given another one, and a
+/// server that asks for this one (with SO_REUSEADDR, as servers do) has it.
+pub fn free_port(address: Ipv4Addr) -> u16 {
+    let held = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).expect("a socket");
+    sockopt::set_socket_reuseaddr(&held, true).expect("setting SO_REUSEADDR");
+    bind(&held, &SocketAddrV4::new(address, 0)).expect("binding to any port");
+    let address: SocketAddr = getsockname(&held).expect("its address").try_into().expect("an address of TCP");
+    let _for_good = held.into_raw_fd();
+    address.port()
 }
 
 /// The ids of all processes.
@@ -33,13 +51,35 @@ pub fn command_line(pid: i32) -> String {
     String::from_utf8_lossy(&bytes).replace('\0', " ").trim().to_owned()
 }
 
+/// The fields of `/proc/PID/stat` (proc(5)) from the third, the state, on; none of a process that is gone.
+fn stat(pid: i32) -> Vec<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // What comes before is the program's name, in which there may be anything.
+    stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().map(str::to_owned).collect()).unwrap_or_default()
+}
+
 /// Whether the process exists and is no zombie.
 pub fn is_alive(pid: i32) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
-        return false;
-    };
-    let state = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next());
-    !matches!(state, None | Some("Z" | "X"))
+    !matches!(stat(pid).first().map(String::as_str), None | Some("Z" | "X"))
+}
+
+/// Puts those first whose parent is not among them, of several the one that was started first. Numbers tell nothing of
+/// age: they begin anew when they have run out, on some machines after 32,768 processes.
+pub fn eldest_first(pids: &mut [i32]) {
+    let all = pids.to_vec();
+    pids.sort_by_cached_key(|&pid| {
+        let number = |field: usize| stat(pid).get(field)?.parse::<u64>().ok();
+        let parent = number(1).and_then(|parent| i32::try_from(parent).ok());
+        (parent.is_some_and(|parent| all.contains(&parent)), number(19).unwrap_or(u64::MAX), pid)
+    });
+}
+
+/// Kills a process (SIGKILL) and waits until it is dead: who is told to die may take a while on a busy machine.
+pub async fn kill(pid: i32) {
+    let process = Pid::from_raw(pid).expect("a process id");
+    // It may be dead already.
+    let _ = kill_process(process, Signal::KILL);
+    eventually("a killed process to be dead", || async { (!is_alive(pid)).then_some(()) }).await;
 }
 
 /// The mount points of the cgroup hierarchies, v1 and v2.

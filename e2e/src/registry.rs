@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 
 use crate::image::{self, Blob, BuiltImage};
+use crate::{DEADLINE, host};
 
 /// The account of a registry that asks for one.
 pub const USER: (&str, &str) = ("coracle", "paddle");
@@ -50,13 +51,33 @@ impl Registry {
     /// Starts a registry that keeps its files in `directory`. Panics if it does not come up.
     pub fn start(directory: &Path, access: Access) -> Self {
         fs::create_dir_all(directory).expect("making the registry's directory");
-        for _ in 0..5 {
-            if let Some(registry) = Self::try_start(directory, access) {
-                return registry;
-            }
+        // Held, so that it is this registry that answers there and not that of another test.
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, host::free_port(Ipv4Addr::LOCALHOST)));
+        let storage = directory.join("storage");
+        let config = write_config(directory, &storage, address, access);
+        let log = File::options().create(true).append(true).open(directory.join("log")).expect("opening the registry's log");
+        let process = Command::new("docker-registry")
+            .arg("serve")
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("duplicating a descriptor"))
+            .stderr(log)
+            .spawn()
+            .expect("docker-registry (Debian's package of that name) is installed");
+        let account = (access == Access::Password).then_some(USER);
+        let mut registry = Self { process, storage, client: Client { address, account } };
+        registry.await_answer(&directory.join("log"));
+        registry
+    }
+
+    fn await_answer(&mut self, log: &Path) {
+        let begin = Instant::now();
+        while !self.client.is_up() {
+            let ended = self.process.try_wait().expect("looking at the registry's process");
+            let log = || fs::read_to_string(log).unwrap_or_default();
+            assert!(ended.is_none() && begin.elapsed() < DEADLINE, "docker-registry does not start ({ended:?}):\n{}", log());
+            std::thread::sleep(Duration::from_millis(10));
         }
-        let log = fs::read_to_string(directory.join("log")).unwrap_or_default();
-        panic!("docker-registry does not start:\n{log}");
     }
 
     /// `host:port`.
@@ -92,33 +113,6 @@ impl Registry {
         let middle = blob.bytes.len() / 2;
         file.write_all_at(&[!blob.bytes[middle]], middle as u64).expect("changing a stored blob");
     }
-
-    fn try_start(directory: &Path, access: Access) -> Option<Self> {
-        let address = free_address();
-        let storage = directory.join("storage");
-        let config = write_config(directory, &storage, address, access);
-        let log = File::options().create(true).append(true).open(directory.join("log")).expect("opening the registry's log");
-        let mut process = Command::new("docker-registry")
-            .arg("serve")
-            .arg(config)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("duplicating a descriptor"))
-            .stderr(log)
-            .spawn()
-            .expect("docker-registry (Debian's package of that name) is installed");
-        let account = (access == Access::Password).then_some(USER);
-        let client = Client { address, account };
-        let begin = Instant::now();
-        while begin.elapsed() < Duration::from_secs(20) && matches!(process.try_wait(), Ok(None)) {
-            if client.is_up() {
-                return Some(Self { process, storage, client });
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        let _ = process.kill();
-        let _ = process.wait();
-        None
-    }
 }
 
 impl Drop for Registry {
@@ -126,11 +120,6 @@ impl Drop for Registry {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("binding to loopback");
-    listener.local_addr().expect("a bound socket has an address")
 }
 
 fn write_config(directory: &Path, storage: &Path, address: SocketAddr, access: Access) -> PathBuf {

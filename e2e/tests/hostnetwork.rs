@@ -24,7 +24,7 @@ async fn a_pod_with_the_nodes_network_sees_the_nodes_links_and_name() {
 async fn what_it_serves_is_served_on_the_nodes_loopback() {
     let node = Node::start().await;
     let image = node.busybox().await;
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port();
+    let port = host::free_port(std::net::Ipv4Addr::LOCALHOST);
     let pod = node.run(&PodSpec::new("server").host_network()).await;
     let script = format!("echo ahoy >/var/www/index.html; exec httpd -f -p 127.0.0.1:{port} -h /var/www");
     pod.start(&ContainerSpec::new("c", &image).script(&script)).await;

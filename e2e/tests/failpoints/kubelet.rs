@@ -1,8 +1,6 @@
 //! What a kubelet does after a call that was not answered: it looks what is there, and makes the call again, or a pod
 //! anew with the next attempt. And what must be true then.
 
-use std::time::Duration;
-
 use coracle_e2e::api::{ContainerState, PodSandboxState};
 use coracle_e2e::{Code, Container, Pod, PodSpec, eventually};
 
@@ -82,13 +80,18 @@ async fn check_serves(stage: &mut Stage, pod: &Pod, kind: Kind) {
     assert_eq!(container.status().await.exit_code, 137);
 }
 
+/// Of a stopped pod that had lost its monitor: the cgroups are gone by now; the last who were in them may still be on their
+/// way out of a pid namespace.
+async fn no_processes(container: &Container) {
+    eventually("a stopped pod to have no processes", || async { container.host_pids().is_empty().then_some(()) }).await;
+}
+
 /// A pod of the same name, after the dead one is out of the way.
 async fn begin_anew(stage: &mut Stage, scene: &Scene) {
     let dead = pod(scene);
     dead.stop().await;
     if let Some(container) = &scene.container {
-        // Their cgroups are gone by now; the last of them may still be on their way out of a pid namespace.
-        eventually("a stopped pod to have no processes", || async { container.host_pids().is_empty().then_some(()) }).await;
+        no_processes(container).await;
         let ended = stage.node.cri.status(&container.id).await;
         assert!(ended.is_err() || ended.is_ok_and(|status| status.state() == ContainerState::ContainerExited), "its containers have ended");
     }
@@ -107,6 +110,9 @@ async fn end_pod(stage: &mut Stage, case: Case, scene: &Scene) {
             let code = if case.victim == Victim::Daemon { 137 } else { ended.exit_code };
             assert_eq!((ended.state(), ended.exit_code), (ContainerState::ContainerExited, code), "{ended:?}");
         }
+    }
+    if case.victim == Victim::Monitor {
+        no_processes(container).await;
     }
     assert!(container.host_pids().is_empty(), "a stopped pod has no processes");
     pod.remove().await;
@@ -191,6 +197,3 @@ async fn carry_on_in_container(stage: &mut Stage, case: Case, scene: &Scene) {
             .await;
     }
 }
-
-/// How long the leftovers of a case may take to go.
-pub(crate) const SETTLING: Duration = Duration::from_secs(10);

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -13,13 +13,12 @@ use coracle_e2e::fail_points::FailPoints;
 use coracle_e2e::image::Image;
 use coracle_e2e::layer::{Compression, Layer};
 use coracle_e2e::registry::Pushed;
-use coracle_e2e::{Container, ContainerSpec, Cri, Node, Pod, PodSpec, eventually, host, leaks};
+use coracle_e2e::{Container, ContainerSpec, Cri, DEADLINE, Node, Pod, PodSpec, eventually, host, leaks};
 use coracle_failpoint::Point;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 
 use crate::call::{Call, Kind};
 use crate::case::Case;
-use crate::kubelet::SETTLING;
 
 /// What of the image store is compared: paths, and the sizes of files.
 type Store = BTreeMap<PathBuf, u64>;
@@ -74,7 +73,7 @@ impl Stage {
             node,
             image,
             small,
-            port: free_port(),
+            port: host::free_port(Ipv4Addr::UNSPECIFIED),
             bystander,
             steady,
             before: Before { objects: BTreeSet::new(), store: Store::new(), with_small: Store::new(), monitors: Vec::new() },
@@ -254,7 +253,7 @@ impl Stage {
             if more.is_empty() && less.is_empty() {
                 break;
             }
-            assert!(begin.elapsed() < SETTLING, "left: {more:#?}\nlost: {less:#?}");
+            assert!(begin.elapsed() < DEADLINE, "left: {more:#?}\nlost: {less:#?}");
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
         assert_eq!(self.settled_store().await, self.before.store, "left in the image store, or lost from it");
@@ -320,11 +319,4 @@ fn small_image() -> Image {
 fn started(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit(')').next()?.split_whitespace().nth(19)?.parse().ok()
-}
-
-/// A port that nobody on the machine has.
-fn free_port() -> u16 {
-    let (stream, datagram) = (TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)), |port| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)));
-    let port = stream.and_then(|listener| listener.local_addr()).expect("a free port").port();
-    if datagram(port).is_ok() { port } else { free_port() }
 }
