@@ -199,14 +199,14 @@ impl Container {
         })
     }
 
-    /// The host's ids of its living processes, by the cgroups whose names hold the container's id.
+    /// The host's ids of its living processes, by the cgroups whose names hold the container's id; its first process first.
     pub fn host_pids(&self) -> Vec<i32> {
         let mut pids = crate::host::processes();
         pids.retain(|&pid| {
             crate::host::is_alive(pid)
                 && std::fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|cgroups| cgroups.contains(&self.id))
         });
-        pids.sort_unstable();
+        crate::host::eldest_first(&mut pids);
         pids
     }
 }
