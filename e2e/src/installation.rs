@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::daemon::Daemon;
+use crate::host;
 
 /// A node's programs and what they are told.
 #[derive(Debug)]
@@ -31,15 +32,12 @@ impl Installation {
     pub(crate) fn install(&self, binary: &Path) {
         let directory = self.scratch.join("bin");
         fs::create_dir_all(&directory).expect("making a directory");
-        let copy = |name: &str, linked: bool| {
+        let source = |name: &str| {
             let source = binary.with_file_name(name);
-            let (source, to) = (fs::canonicalize(&source).unwrap_or(source), directory.join(name));
-            let link = if linked { fs::hard_link(&source, &to) } else { Err(std::io::ErrorKind::Unsupported.into()) };
-            let copied = link.or_else(|_| fs::copy(&source, &to).map(drop));
-            copied.unwrap_or_else(|error| panic!("{}: {error}; build with hack/build first", source.display()));
+            fs::canonicalize(&source).unwrap_or_else(|error| panic!("{}: {error}; build with hack/build first", source.display()))
         };
-        copy("coracle", true);
-        copy("coracle-monitor", false);
+        link(&source("coracle"), &directory.join("coracle"));
+        copy(&source("coracle-monitor"), &directory.join("coracle-monitor"));
         self.configure();
     }
 
@@ -49,10 +47,15 @@ impl Installation {
         let directory = self.scratch.join("bin");
         let place = |kind: &str| directory.join(format!("{kind}-{name}"));
         (self.program, self.monitor) = (place("coracle"), Some(place("coracle-monitor")));
-        fs::copy(directory.join("coracle"), &self.program).expect("copying the daemon's program");
-        fs::copy(directory.join("coracle-monitor"), place("coracle-monitor")).expect("copying the monitor");
-        if let Some(bytes) = monitor {
-            fs::write(place("coracle-monitor"), bytes).expect("writing the monitor");
+        link(&directory.join("coracle"), &self.program);
+        match monitor {
+            Some(bytes) => {
+                let draft = directory.join("draft");
+                fs::write(&draft, bytes).expect("writing the monitor");
+                copy(&draft, &place("coracle-monitor"));
+                fs::remove_file(draft).expect("removing what was copied");
+            }
+            None => copy(&directory.join("coracle-monitor"), &place("coracle-monitor")),
         }
         self.configure();
     }
@@ -81,4 +84,15 @@ impl Installation {
         let text = format!("[daemon]\n{monitor}{}", self.settings);
         fs::write(self.configuration(), text).expect("writing the daemon's configuration");
     }
+}
+
+/// Gives a program another name, where that can be, or copies it.
+fn link(source: &Path, to: &Path) {
+    fs::hard_link(source, to).unwrap_or_else(|_| copy(source, to));
+}
+
+/// Copies a program. Not in this process: whoever is started by another test at that moment would for a while hold the file
+/// open for writing, and nobody can run it then (ETXTBSY).
+fn copy(source: &Path, to: &Path) {
+    host::run("install", &["-m", "755", &source.to_string_lossy(), &to.to_string_lossy()]).expect("copying a program");
 }
