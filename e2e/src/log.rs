@@ -14,9 +14,11 @@ pub struct Record {
     pub text: String,
 }
 
-/// Reads a log. Panics at a line that is not in the format, since that is a fault under test.
+/// Reads a log. Panics at a line that is not in the format, since that is a fault under test. What comes after the last
+/// line's end is being written: readers see a file grow page by page.
 pub fn parse(bytes: &[u8]) -> Vec<Record> {
-    let text = String::from_utf8_lossy(bytes);
+    let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    let text = String::from_utf8_lossy(&bytes[..end]);
     text.lines().map(|line| record(line).unwrap_or_else(|| panic!("not a CRI log record: {line:?}"))).collect()
 }
 
@@ -46,6 +48,12 @@ fn record(line: &str) -> Option<Record> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_that_is_being_written_is_none_yet() {
+        assert_eq!(lines(&parse(b"2026-01-02T03:04:05.1Z stdout F x\n2026-01-0"), "stdout"), ["x"]);
+        assert_eq!(parse(b"2026-01-02T03:04:05.1Z std"), []);
+    }
 
     #[test]
     fn partial_records_make_one_line() {
