@@ -43,7 +43,11 @@ impl Daemon {
     pub(crate) async fn serving(&mut self, cri: &Cri) {
         let begin = Instant::now();
         loop {
-            if cri.pods(None).await.is_ok() {
+            if let Ok(pods) = cri.pods(None).await {
+                // Lists wait two seconds for pods that are not taken over, and a call about a pod as long as that takes.
+                for pod in pods {
+                    let _ = cri.pod_status(&pod.id).await;
+                }
                 return;
             }
             if let Ok(Some(status)) = self.process.try_wait() {

@@ -13,7 +13,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::host;
+use crate::{DEADLINE, host};
 
 /// The names of a node's objects.
 #[derive(Debug, Clone)]
@@ -44,12 +44,12 @@ pub struct Expected {
 }
 
 impl Footprint {
-    /// Waits a few seconds for what the kernel removes in its own time, then returns what is still there.
+    /// Waits for what the kernel removes in its own time; what is still there when no time is left.
     pub fn remains(&self, expected: &Expected) -> Vec<String> {
         let begin = Instant::now();
         loop {
             let found = self.look(expected);
-            if found.is_empty() || begin.elapsed() > Duration::from_secs(8) {
+            if found.is_empty() || begin.elapsed() > DEADLINE {
                 return found;
             }
             std::thread::sleep(Duration::from_millis(50));
@@ -194,7 +194,8 @@ impl Footprint {
 
     /// Kills all its processes but these, and waits until they are gone.
     pub fn kill_all(&self, spared: &[i32]) {
-        for _ in 0..20 {
+        let begin = Instant::now();
+        while begin.elapsed() < DEADLINE {
             let processes: Vec<i32> = self.processes().into_iter().filter(|pid| !spared.contains(pid)).collect();
             for pid in processes.iter().filter_map(|&pid| Pid::from_raw(pid)) {
                 let _ = kill_process(pid, Signal::KILL);

@@ -26,7 +26,7 @@ async fn every_kind_of_leak_is_found() {
     host::run("nft", &["add", "map", "ip", &table, "left", map]).expect("adding a map");
     let mut process = std::process::Command::new("/bin/sleep").arg("1000").current_dir(&state).spawn().expect("starting a process");
 
-    let found = node.remains();
+    let found = node.objects();
     for kind in ["process", "mount", "link", "cgroup", "host port tcp 1 192.0.2.1 1", "file"] {
         assert!(found.iter().any(|what| what.starts_with(kind)), "no {kind} in {found:?}");
     }
