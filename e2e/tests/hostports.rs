@@ -2,23 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use coracle_e2e::api::{PodSandboxState, Protocol};
-use coracle_e2e::{Code, Container, ContainerSpec, Node, Pod, PodSpec, eventually, host};
+use coracle_e2e::{Code, Container, ContainerSpec, DEADLINE, Node, Pod, PodSpec, eventually, host};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, ipproto};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-const PATIENCE: Option<Duration> = Some(Duration::from_secs(10));
+const PATIENCE: Option<Duration> = Some(DEADLINE);
 
 /// A port that nobody on the machine has.
 fn free_port() -> u16 {
-    let (stream, datagram) = (TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)), |port| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)));
-    let port = stream.and_then(|listener| listener.local_addr()).expect("a free port").port();
-    if datagram(port).is_ok() { port } else { free_port() }
+    host::free_port(Ipv4Addr::UNSPECIFIED)
 }
 
 /// The addresses of the node by which its pods and others know it: the bridge's, and that of its uplink if it has one.
@@ -63,6 +61,11 @@ fn page(address: impl std::fmt::Display, port: u16) -> Option<String> {
 
 fn is_refused(address: Ipv4Addr, port: u16) -> bool {
     TcpStream::connect((address, port)).is_err()
+}
+
+/// Waits until these are the node's host ports: a daemon closes what is nobody's while it serves already.
+async fn only_these(node: &Node, expected: &BTreeSet<String>) {
+    eventually(&format!("the host ports {expected:?}"), || async { (node.footprint.host_ports() == *expected).then_some(()) }).await;
 }
 
 fn element(words: &[&dyn std::fmt::Display]) -> String {
@@ -259,7 +262,7 @@ async fn ports_outlive_the_daemon_and_end_with_their_pods() {
     assert_eq!(page("127.0.0.1", port).as_deref(), Some("lasting"), "it is served while the daemon is dead");
     // Meanwhile a pod's monitor dies, and somebody adds what belongs to nobody.
     for pid in node.footprint.monitors(&doomed.id) {
-        host::run("kill", &["-KILL", &pid.to_string()]).expect("killing the monitor");
+        host::kill(pid).await;
     }
     let stale = format!("{{ tcp . {} : 10.99.99.99 . 1 }}", free_port());
     host::run("nft", &["add", "element", "ip", &node.footprint.table(), "ports", &stale]).expect("adding a stale element");
@@ -268,7 +271,7 @@ async fn ports_outlive_the_daemon_and_end_with_their_pods() {
 
     assert_eq!(doomed.status().await.state(), PodSandboxState::SandboxNotready);
     assert_eq!(page("127.0.0.1", port).as_deref(), Some("lasting"));
-    assert_eq!(node.footprint.host_ports(), own, "exactly those of the living");
+    only_these(&node, &own).await;
     pod.stop().await;
     assert_eq!(node.footprint.host_ports(), BTreeSet::new());
     assert!(is_refused(Ipv4Addr::LOCALHOST, port));
@@ -302,7 +305,7 @@ async fn a_daemon_killed_while_it_creates_leaves_no_port_behind() {
             let number: usize = name.rsplit('n').next().and_then(|digits| digits.parse().ok()).expect("the pod's number");
             expected.insert(element(&[&"tcp", &ports[number], &status.network.expect("a network").ip, &80]));
         }
-        assert_eq!(node.footprint.host_ports(), expected, "round {round}");
+        only_these(&node, &expected).await;
         // The retries that a kubelet makes; whoever is there already is joined.
         for spec in &specs {
             let pod = node.run(spec).await;

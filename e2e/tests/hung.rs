@@ -170,7 +170,7 @@ async fn a_registry_that_says_nothing_fails_its_own_pull_only() {
     let image = node.busybox().await;
     let configuration = node.scratch().join("config.toml");
     let text = std::fs::read_to_string(&configuration).expect("reading the configuration");
-    std::fs::write(&configuration, text + "\n[registries]\nstall_timeout_seconds = 4\n").expect("writing the configuration");
+    std::fs::write(&configuration, text + "\n[registries]\nstall_timeout_seconds = 10\n").expect("writing the configuration");
     node.restart().await;
     // It is connected to by the kernel, and nobody ever reads.
     let silent = TcpListener::bind("127.0.0.1:0").expect("binding to loopback");
@@ -307,7 +307,7 @@ async fn what_a_monitor_wrote_before_it_died_is_believed_by_the_next_daemon() {
     eventually("the container's end", || async { told.host_pids().is_empty().then_some(()) }).await;
     let exit = directory.join("containers").join(&told.id).join("exit.json");
     eventually("the monitor's word", || async { exit.exists().then_some(()) }).await;
-    signal("KILL", monitor);
+    host::kill(monitor).await;
     node.start_daemon().await;
     let status = told.exited().await;
     assert_eq!((status.exit_code, status.reason.as_str()), (5, "Error"), "{status:?}");

@@ -158,9 +158,12 @@ async fn a_damaged_pod_record_costs_that_pod_and_all_it_held_goes() {
         let record = node.footprint.state.join("pods").join(&pod.id).join("record.json");
         restart_with(&mut node, &witness, &record, how).await;
         assert_eq!(node.cri.pod_status(&pod.id).await.expect_err("the pod is gone").code(), Code::NotFound, "{how}");
-        assert!(container.host_pids().is_empty(), "{how}: its processes are ended");
-        assert!(host::cgroups(&cgroup).is_empty(), "{how}: its cgroup is gone, although nobody told where it was");
-        assert!(!record.parent().is_some_and(Path::exists) && node.footprint.host_ports().is_empty(), "{how}");
+        // Lists wait for that, but not for ever. Of the cgroup nobody told where it was.
+        let is_gone = || {
+            let directory = record.parent().is_some_and(Path::exists);
+            container.host_pids().is_empty() && host::cgroups(&cgroup).is_empty() && !directory && node.footprint.host_ports().is_empty()
+        };
+        eventually(&format!("the end of the pod ({how})"), || async { is_gone().then_some(()) }).await;
         assert_eq!(node.pods().await.len(), 1);
     }
     for path in [parent.as_str(), Path::new(&parent).parent().and_then(Path::to_str).unwrap_or_default()] {
@@ -209,14 +212,18 @@ async fn a_damaged_plan_costs_execs_or_the_start_and_a_damaged_claim_on_layers_n
 #[tokio::test]
 async fn a_damaged_exit_record_is_an_unknown_exit_and_a_damaged_socket_ends_the_pod() {
     let Some((mut node, image, witness)) = watched().await else { return };
-    let kill = |pid: i32| host::run("kill", &["-KILL", &pid.to_string()]).expect("killing a process");
+    let kill_all = async |pids: Vec<i32>| {
+        for pid in pids {
+            host::kill(pid).await;
+        }
+    };
     for how in DAMAGES {
         let victim = Victim::new(&node, &image).await;
         let exit = victim.of(&node, &victim.running, "exit.json");
         node.kill_daemon();
-        victim.running.host_pids().into_iter().for_each(|pid| drop(kill(pid)));
+        kill_all(victim.running.host_pids()).await;
         eventually("the monitor's record", || async { exit.exists().then_some(()) }).await;
-        node.footprint.monitors(&victim.pod.id).into_iter().for_each(|pid| drop(kill(pid)));
+        kill_all(node.footprint.monitors(&victim.pod.id)).await;
         node.start_daemon().await;
         assert_eq!(victim.running.status().await.exit_code, 137, "nothing is damaged yet");
         victim.remove().await;
@@ -225,9 +232,9 @@ async fn a_damaged_exit_record_is_an_unknown_exit_and_a_damaged_socket_ends_the_
         let exit = victim.of(&node, &victim.running, "exit.json");
         let said = node.daemon_log().len();
         node.kill_daemon();
-        victim.running.host_pids().into_iter().for_each(|pid| drop(kill(pid)));
+        kill_all(victim.running.host_pids()).await;
         eventually("the monitor's record", || async { exit.exists().then_some(()) }).await;
-        node.footprint.monitors(&victim.pod.id).into_iter().for_each(|pid| drop(kill(pid)));
+        kill_all(node.footprint.monitors(&victim.pod.id)).await;
         damage(&exit, how);
         node.start_daemon().await;
         let status = victim.running.status().await;
@@ -241,7 +248,8 @@ async fn a_damaged_exit_record_is_an_unknown_exit_and_a_damaged_socket_ends_the_
         damage(&victim.directory(&node).join("monitor.sock"), how);
         node.start_daemon().await;
         assert_eq!(victim.pod.status().await.state(), PodSandboxState::SandboxNotready, "{how}");
-        assert!(victim.running.host_pids().is_empty() && node.footprint.monitors(&victim.pod.id).is_empty(), "{how}");
+        let is_gone = || victim.running.host_pids().is_empty() && node.footprint.monitors(&victim.pod.id).is_empty();
+        eventually(&format!("the end of all in it ({how})"), || async { is_gone().then_some(()) }).await;
         victim.remove().await;
         assert_eq!(witness.exec(&["/bin/true"]).await.code, 0, "{how}");
     }

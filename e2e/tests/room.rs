@@ -161,7 +161,7 @@ async fn full_state(mut node: Node, shortage: &Shortage) {
     fs::write(node.footprint.state.join("pods").join(&steady.id).join("shm/late"), "").expect("writing to shared memory");
     eventually("an end that no daemon sees and no file tells", || async { late.host_pids().is_empty().then_some(()) }).await;
     node.start_daemon().await;
-    assert_eq!(late.status().await.exit_code, 9, "the monitor has kept it in mind");
+    assert_eq!(late.exited().await.exit_code, 9, "the monitor has kept it in mind");
     assert_eq!(witness.exec(&["/bin/true"]).await.code, 0, "pods live on");
     assert_eq!((leaving.status().await.exit_code, leaving.status().await.reason.as_str()), (7, "Error"));
     assert_eq!(stopping.status().await.state(), PodSandboxState::SandboxNotready, "what was stopped stays stopped");
@@ -342,11 +342,15 @@ impl Limited {
         fs::write(self.0.join(file), value.to_string()).unwrap_or_else(|error| panic!("{file}: {error}"));
     }
 
-    fn close(self) {
-        for pid in fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default().lines() {
-            let _ = fs::write(self.0.parent().unwrap_or(&self.0).join("cgroup.procs"), pid);
-        }
-        fs::remove_dir(&self.0).expect("removing the test's cgroup");
+    async fn close(self) {
+        // Who is born meanwhile is in it too.
+        eventually("the end of the test's cgroup", || async {
+            for pid in fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default().lines() {
+                let _ = fs::write(self.0.parent().unwrap_or(&self.0).join("cgroup.procs"), pid);
+            }
+            fs::remove_dir(&self.0).ok()
+        })
+        .await;
     }
 }
 
@@ -380,7 +384,7 @@ async fn without_process_numbers_nothing_starts_and_everything_can_be_ended() {
     assert_eq!(again.exec(&["/bin/true"]).await.code, 0);
     pod.stop().await;
     pod.remove().await;
-    limited.close();
+    limited.close().await;
     node.finish().await;
 }
 
