@@ -92,28 +92,37 @@ async fn memory_and_processes_are_what_the_kernel_counts() {
     let Some(node) = Node::own().await else { return };
     let image = node.busybox().await;
     let pod = node.pod("kernel").await;
-    // A second process, which holds three files and a socket's end open; then all of it sleeps.
+    // A second process, which holds a socket open; then all of it sleeps.
     let script = "head -c 8000000 /dev/zero >/dev/shm/ballast; nc -l -p 7 -e cat <&- & echo ready; exec sleep 100000 <&-";
     let container = pod.start(&ContainerSpec::new("app", &image).script(script)).await;
     container.logged("ready").await;
-    let listening = eventually("both processes sleep", || async {
-        let pids = container.host_pids();
-        let sockets = |pid: &i32| open_files(*pid).iter().filter(|target| target.starts_with("socket:")).count();
-        (pids.len() == 2 && pids.iter().map(sockets).sum::<usize>() == 1).then_some(pids)
+    let files = |is_asked_for: fn(&String) -> bool| {
+        let files = container.host_pids().into_iter().flat_map(open_files);
+        Some(files.filter(is_asked_for).count() as u64)
+    };
+    let kernel = |places: &[(&str, &str)]| container.cgroup_number(places);
+    let counted = || {
+        [
+            ("container_processes", Some(container.host_pids().len() as u64)),
+            ("container_threads", kernel(&[("pids.current", "")])),
+            ("container_sockets", files(|target| target.starts_with("socket:"))),
+            ("container_file_descriptors", files(|_| true)),
+            ("container_memory_cache", kernel(&[("memory.stat", "total_cache "), ("memory.stat", "file ")])),
+            ("container_memory_rss", kernel(&[("memory.stat", "total_rss "), ("memory.stat", "anon ")])),
+            ("container_memory_max_usage_bytes", kernel(&[("memory.max_usage_in_bytes", ""), ("memory.peak", "")])),
+        ]
+    };
+    // Processes come to rest, and the kernel adds up, in their own time: what stood still on both sides of the question is compared.
+    let (before, metrics) = eventually("figures that stand still", || async {
+        let before = counted();
+        let metrics = Metrics::of(&node, &pod).await;
+        let at_rest = before[0].1 == Some(2) && before[2].1 == Some(1);
+        (at_rest && before == counted()).then_some((before, metrics))
     })
     .await;
-    let metrics = Metrics::of(&node, &pod).await;
     let value = |name: &str| metrics.value(&container, name, None);
-    let kernel = |places: &[(&str, &str)]| container.cgroup_number(places);
-    assert_eq!(value("container_processes"), Some(2));
-    assert_eq!(value("container_threads"), kernel(&[("pids.current", "")]));
+    assert_eq!(before.map(|(name, _)| (name, value(name))), before);
     assert_eq!(value("container_threads_max"), Some(0), "there is no limit");
-    assert_eq!(value("container_sockets"), Some(1));
-    let open: usize = listening.iter().map(|pid| open_files(*pid).len()).sum();
-    assert_eq!(value("container_file_descriptors"), Some(open as u64));
-    assert_eq!(value("container_memory_cache"), kernel(&[("memory.stat", "total_cache "), ("memory.stat", "file ")]));
-    assert_eq!(value("container_memory_rss"), kernel(&[("memory.stat", "total_rss "), ("memory.stat", "anon ")]));
-    assert_eq!(value("container_memory_max_usage_bytes"), kernel(&[("memory.max_usage_in_bytes", ""), ("memory.peak", "")]));
     assert!(value("container_memory_cache") >= Some(8_000_000));
     let usage = value("container_memory_usage_bytes").expect("memory is counted");
     assert!(usage >= value("container_memory_working_set_bytes").expect("and the working set"));
@@ -121,7 +130,7 @@ async fn memory_and_processes_are_what_the_kernel_counts() {
     let seconds = |nanoseconds: i64| u64::try_from(nanoseconds / 1_000_000_000).expect("after 1970");
     assert_eq!(value("container_start_time_seconds"), Some(seconds(container.status().await.started_at)));
     assert!(value("container_last_seen") >= value("container_start_time_seconds"));
-    let limits = std::fs::read_to_string(format!("/proc/{}/limits", listening[0])).expect("limits");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", container.host_pids()[0])).expect("limits");
     let soft = limits.lines().find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse().ok());
     assert_eq!(metrics.value(&container, "container_ulimits_soft", Some(("ulimit", "max_open_files"))), soft);
     node.finish().await;
@@ -203,12 +212,17 @@ async fn transfers_are_told_by_device_where_the_kernel_counts_them() {
     let Some(node) = Node::own().await else { return };
     let image = node.busybox().await;
     let pod = node.pod("transfers").await;
-    let script = "head -c 4000000 /dev/zero >/file; sync; echo ready; exec sleep 100000";
+    let script = "head -c 4000000 /dev/zero >/file; sync /file; echo ready; exec sleep 100000";
     let container = pod.start(&ContainerSpec::new("app", &image).script(script)).await;
     container.logged("ready").await;
-    let kernel = container.cgroup_file("io.stat").unwrap_or_default();
+    let counted = || container.cgroup_file("io.stat").unwrap_or_default();
+    let (kernel, metrics) = eventually("figures that stand still", || async {
+        let before = counted();
+        let metrics = Metrics::of(&node, &pod).await;
+        (before == counted()).then_some((before, metrics))
+    })
+    .await;
     let used: Vec<&str> = kernel.lines().filter(|line| line.contains("wbytes=")).collect();
-    let metrics = Metrics::of(&node, &pod).await;
     let told = metrics.all().filter(|(name, _, _)| *name == "container_fs_writes_bytes_total").count();
     assert_eq!(told, used.len(), "{kernel}");
     for line in used {
