@@ -57,7 +57,8 @@ async fn under_load(departure: Departure) {
     let answering = pod.start(&answering).await;
     let leaving = "trap 'sleep 1; exit 3' TERM; echo ready; while :; do sleep 0.1; done";
     let leaving = pod.start(&ContainerSpec::new("leaving", &image).script(leaving)).await;
-    let stubborn = pod.start(&ContainerSpec::new("stubborn", &image).script("trap : TERM; echo ready; while :; do sleep 1; done")).await;
+    let stubborn = "trap 'echo asked' TERM; echo ready; while :; do sleep 0.1; done";
+    let stubborn = pod.start(&ContainerSpec::new("stubborn", &image).script(stubborn)).await;
     for container in [&leaving, &stubborn] {
         container.logged("ready").await;
     }
@@ -72,18 +73,24 @@ async fn under_load(departure: Departure) {
         let (cri, id) = (node.cri.clone(), id.to_owned());
         tokio::spawn(async move { cri.exec(&id, &["/bin/sh", "-c", script], 0).await })
     };
-    let brief = call(&writer.id, "sleep 1; echo said; exit 5");
-    let endless = call(&writer.id, "sleep 100000");
     let stop = |id: &str, grace| {
         let (cri, id) = (node.cri.clone(), id.to_owned());
         tokio::spawn(async move { cri.stop(&id, grace).await })
     };
-    let (gentle, patient) = (stop(&leaving.id, 60), stop(&stubborn.id, 100_000));
+    let runs = |container: &Container, command: &str| container.host_pids().iter().any(|pid| host::command_line(*pid) == command);
+    let (endless, patient) = (call(&writer.id, "sleep 100000"), stop(&stubborn.id, 100_000));
+    stubborn.logged("asked").await;
+    eventually("the endless exec", || async { runs(&writer, "/bin/sh -c sleep 100000").then_some(()) }).await;
+    let (brief, gentle) = (call(&writer.id, "sleep 1; echo said; exit 5"), stop(&leaving.id, 60));
     let pull = tokio::spawn({
         let (cri, reference) = (node.cri.clone(), large.reference.clone());
         async move { cri.pull(&reference, None).await }
     });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    eventually("what is brief to be under way, or over", || async {
+        let said = brief.is_finished() || runs(&writer, "/bin/sh -c sleep 1; echo said; exit 5");
+        (said && (gentle.is_finished() || runs(&leaving, "sleep 1"))).then_some(())
+    })
+    .await;
     replace(&mut node, departure).await;
 
     let brief = brief.await.expect("no panic");
@@ -168,7 +175,7 @@ async fn monitors_of_the_previous_release_are_served() {
     node.install_other("today", None);
     node.start_daemon().await;
 
-    assert_eq!((leaving.status().await.exit_code, program_of(&node, &pod.id)), (7, earlier));
+    assert_eq!((leaving.exited().await.exit_code, program_of(&node, &pod.id)), (7, earlier));
     created.start().await;
     created.logged("hello").await;
     for _ in 0..3 {
@@ -275,8 +282,8 @@ async fn a_start_that_hangs_costs_its_container_and_not_the_pod() {
     dead.end();
     eventually("the start's end", || async { first.host_pids().is_empty().then_some(()) }).await;
     node.start_daemon().await;
-    let status = first.status().await;
-    assert_eq!((status.state(), status.reason.as_str()), (ContainerState::ContainerExited, "StartError"), "{status:?}");
+    let status = first.exited().await;
+    assert_eq!(status.reason, "StartError", "{status:?}");
     assert!(status.message.contains("/volume") || status.message.contains("volume/sub"), "stage and object are named: {status:?}");
     drop(dead);
 
@@ -338,7 +345,7 @@ async fn systemd_is_told_what_the_daemon_does() {
         let (cri, id) = (node.cri.clone(), container.id.clone());
         async move { cri.exec(&id, &["/bin/sleep", "1"], 0).await }
     });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    eventually("a call under way", || async { (waiting.is_finished() || container.host_pids().len() == 2).then_some(()) }).await;
     host::run("kill", &["-TERM", &node.daemon_pid().to_string()]).expect("telling the daemon to end");
     hear(&mut messages, "STOPPING=1").await;
     let socket = node.cri.socket().to_owned();
