@@ -167,6 +167,8 @@ async fn all_who_are_attached_see_what_is_written_from_then_on() {
     let mut first = Session::attach(&node, &container, false).await;
     first.send(STDIN, b"one\n").await;
     first.until(STDOUT, "got one\n").await;
+    // Both are out before the second one comes.
+    first.until(STDERR, "err one\n").await;
     let mut second = Session::attach(&node, &container, false).await;
     second.send(STDIN, b"two\n").await;
     second.until(STDOUT, "got two\n").await;
