@@ -77,7 +77,8 @@ async fn nothing_of_the_daemon_is_handed_down() {
     let script = "umask; cat /proc/self/status /proc/self/limits; echo fds; for f in /proc/self/fd/*; do readlink $f && echo ${f##*/}; done; \
                   echo environment; env | sort";
     let container = node.pod("clean").await.start(&ContainerSpec::new("c", &image).script(&format!("{script}; sleep 100000"))).await;
-    container.logged("PATH=").await;
+    // The last of them.
+    container.logged("SHLVL=").await;
     let (first, executed) = (container.lines("stdout").join("\n"), container.shell(script).await);
     for (which, text) in [("the container", &first), ("an exec", &executed)] {
         assert!(text.starts_with("0022\n"), "{which}: {text}");

@@ -174,7 +174,8 @@ async fn the_rate_of_processor_time_is_the_runtimes_own() {
 async fn a_container_that_ended_has_only_its_writable_layer_left() {
     let Some(node) = Node::own().await else { return };
     let image = node.busybox().await;
-    let container = node.pod("ended").await.start(&ContainerSpec::new("c", &image).script("head -c 3000000 /dev/zero >/file; sync")).await;
+    let container =
+        node.pod("ended").await.start(&ContainerSpec::new("c", &image).script("head -c 3000000 /dev/zero >/file; sync /file")).await;
     container.exited().await;
     let layer = eventually("the file is counted", || async {
         let stats = node.cri.container_stats(&container.id).await.expect("ContainerStats");
