@@ -80,7 +80,7 @@ async fn under_load(departure: Departure) {
     let runs = |container: &Container, command: &str| container.host_pids().iter().any(|pid| host::command_line(*pid) == command);
     let (endless, patient) = (call(&writer.id, "sleep 100000"), stop(&stubborn.id, 100_000));
     stubborn.logged("asked").await;
-    eventually("the endless exec", || async { runs(&writer, "/bin/sh -c sleep 100000").then_some(()) }).await;
+    eventually("the endless exec", || async { runs(&writer, "sleep 100000").then_some(()) }).await;
     let (brief, gentle) = (call(&writer.id, "sleep 1; echo said; exit 5"), stop(&leaving.id, 60));
     let pull = tokio::spawn({
         let (cri, reference) = (node.cri.clone(), large.reference.clone());
