@@ -308,6 +308,9 @@ async fn a_layer_that_somebody_deletes_is_named_by_the_create_and_brought_back_b
     let image = node.busybox().await;
     let pod = node.pod("p").await;
     let layer = entries(&node.footprint.storage.join("layers")).into_iter().find(|layer| layer.join("fs/bin").exists()).expect("a layer");
+    // Until a layer is known to be on the disk, its record is written in the background.
+    let is_durable = || fs::read_to_string(layer.join("record.json")).is_ok_and(|text| text.replace(' ', "").contains("\"durable\":true"));
+    eventually("the layer to be on the disk", || async { is_durable().then_some(()) }).await;
     fs::remove_dir_all(&layer).expect("deleting a layer");
     let refused = pod.try_create(&ContainerSpec::new("c", &image)).await.expect_err("its layer is gone");
     assert!(refused.message().contains(&*layer.to_string_lossy()), "{refused}");

@@ -4,13 +4,16 @@ use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coracle_domain::{ContainerId, Error, Failure, FailureKind, ImageId, Refusal};
 use tempfile::TempDir;
 
 use crate::testing::{GZIP_LAYER, Guard, OCI_INDEX, OCI_MANIFEST, Registry, Tar, TestImage, gzip, gzip_layer};
 use crate::{Credentials, Digest, PullRequest, Registries, Secret, Store, read_file};
+
+/// Far longer than anything takes.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Node {
     scratch: TempDir,
@@ -76,7 +79,8 @@ impl Node {
 
     /// No image, layer or half-made thing is there. Deleting happens on another thread, so it may take a moment.
     async fn assert_empty(&self) {
-        for _ in 0..400 {
+        let begin = Instant::now();
+        while begin.elapsed() < PATIENCE {
             let empty = self.names("layers") == ["empty"] && self.names("tmp").is_empty() && self.names("records").is_empty();
             if empty && self.names("images/blobs/sha256").is_empty() && self.store.list().is_empty() {
                 return;
@@ -93,7 +97,8 @@ impl Node {
     }
 
     async fn settle_tmp(&self) {
-        for _ in 0..400 {
+        let begin = Instant::now();
+        while begin.elapsed() < PATIENCE {
             if self.names("tmp").is_empty() {
                 return;
             }
@@ -814,6 +819,8 @@ async fn a_layer_that_somebody_deletes_is_named_and_brought_back_by_a_pull() {
     let top = node.store.find(id.as_str()).unwrap().layers[1];
     let path = node.store.paths.layer(&top);
     for round in 1..4 {
+        // Until it is, its record is written in the background.
+        node.store.make_durable().await.unwrap();
         std::fs::remove_dir_all(&path).unwrap();
         if round == 2 {
             // The pull is the first to find out.
@@ -827,6 +834,7 @@ async fn a_layer_that_somebody_deletes_is_named_and_brought_back_by_a_pull() {
         assert_eq!(node.pull("app").await.unwrap(), id);
         node.store.prepare_rootfs(&id, &container(round), None).await.unwrap();
     }
+    node.store.make_durable().await.unwrap();
     std::fs::remove_dir_all(&path).unwrap();
     let error = node.store.claim_volume(&id, None, &container(1)).await.unwrap_err().to_string();
     assert!(error.contains(path.to_str().unwrap()), "{error}");
