@@ -346,11 +346,15 @@ fn output_of_processes_left_behind_still_reaches_the_log() {
         return;
     }
     let mut pod = Pod::new();
-    let mut plan = pod.plan("(/bin/busybox usleep 200000; echo late) & echo early");
+    let mut plan = pod.plan("(until [ -e /told/go ]; do /bin/busybox usleep 5000; done; echo late) & echo early");
     plan.namespaces.pid = PidNamespace::Node;
+    let told = pod.path("told");
+    fs::create_dir(&told).unwrap();
+    plan.steps.insert(3, bind(&told, "/told"));
     pod.start("one", &plan);
     pod.client.exit_of("one");
     assert_eq!(pod.log("one"), "stdout F early\n");
+    fs::write(told.join("go"), "").unwrap();
     pod.await_log("one", "late");
 }
 

@@ -145,10 +145,10 @@ impl Pod {
         (exit, self.log(id))
     }
 
-    /// A container's log without times.
+    /// A container's log without times, as far as its lines are whole: readers see a file grow page by page.
     pub fn log(&self, id: &str) -> String {
         let text = String::from_utf8_lossy(&fs::read(self.path(&format!("logs/{id}/0.log"))).unwrap()).into_owned();
-        text.lines().map(|line| format!("{}\n", line.get(31..).unwrap())).collect()
+        text[..text.rfind('\n').map_or(0, |end| end + 1)].lines().map(|line| format!("{}\n", line.get(31..).unwrap())).collect()
     }
 
     /// Waits until a container's log holds something.
@@ -192,6 +192,21 @@ impl Pod {
 /// A program to run in a container, in no cgroup of its own, answered at its start.
 pub fn exec(name: &str, container: &str, process: Process) -> Exec {
     Exec { exec: name.to_owned(), container: container.to_owned(), process, cgroups: Cgroups::default(), answer: Answer::AtStart }
+}
+
+/// What comes from a terminal until it ends with `wanted`.
+pub fn read_until(master: &mut File, wanted: &str) -> String {
+    let (mut said, begun) = (String::new(), Instant::now());
+    while !said.ends_with(wanted) {
+        assert!(begun.elapsed() < PATIENCE, "no {wanted:?} in {said:?}");
+        let mut bytes = [0; 64];
+        match master.read(&mut bytes) {
+            Ok(length) => said.push_str(std::str::from_utf8(&bytes[..length]).unwrap()),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => std::thread::sleep(Duration::from_millis(5)),
+            Err(error) => panic!("{error} after {said:?}"),
+        }
+    }
+    said
 }
 
 /// What can be read of a terminal until nobody has it open any more, or nothing is left.
@@ -343,7 +358,7 @@ pub fn make_image(path: &Path) {
     for name in ["bin", "etc", "tmp", "proc", "dev", "sys"] {
         fs::create_dir_all(path.join(name)).unwrap();
     }
-    fs::copy(BUSYBOX, path.join("bin/busybox")).unwrap();
+    place(&fs::read(BUSYBOX).unwrap(), &path.join("bin/busybox"));
     for name in [
         "sh", "cat", "sleep", "ls", "id", "mount", "true", "yes", "head", "dd", "tr", "readlink", "grep", "tty", "hostname", "seq", "test",
         "kill", "ps",
@@ -351,8 +366,15 @@ pub fn make_image(path: &Path) {
         std::os::unix::fs::symlink("busybox", path.join("bin").join(name)).unwrap();
     }
     fs::write(path.join("etc/group"), "root:x:0:\n").unwrap();
-    fs::write(path.join("etc/script"), "#!/no/such/interpreter\n").unwrap();
-    fs::set_permissions(path.join("etc/script"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    place(b"#!/no/such/interpreter\n", &path.join("etc/script"));
+}
+
+/// Makes a program. Not in this process: whoever is started by another test at that moment would for a while hold the file
+/// open for writing, and nobody can run it then (ETXTBSY).
+fn place(content: &[u8], path: &Path) {
+    let mut install = Command::new("install").args(["-m", "755", "/dev/stdin"]).arg(path).stdin(Stdio::piped()).spawn().unwrap();
+    install.stdin.take().unwrap().write_all(content).unwrap();
+    assert!(install.wait().unwrap().success());
 }
 
 pub fn process(arguments: &[&str]) -> Process {
