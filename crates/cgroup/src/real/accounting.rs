@@ -26,8 +26,9 @@ fn an_oom_kill_is_counted() {
 fn stats_say_what_was_used_and_nothing_once_the_cgroup_is_gone() {
     let Some(machine) = Machine::as_it_is() else { return };
     let cgroup = machine.cgroup(&some_limits());
-    let _process = spawn(&cgroup, "text=$(head -c 4000000 /dev/zero | tr '\\0' a); kill -STOP $$; echo $text");
-    eventually("the memory is used", || cgroup.stats().rss.is_some_and(|rss| rss >= 4_000_000) && cgroup.stats().tasks == Some(1));
+    let process = spawn(&cgroup, "text=$(head -c 4000000 /dev/zero | tr '\\0' a); kill -STOP $$; echo $text");
+    eventually("the memory is used", || process.stands_still() && cgroup.stats().rss.is_some_and(|rss| rss >= 4_000_000));
+    assert_eq!(cgroup.stats().tasks, Some(1));
     let stats = cgroup.stats();
     assert!(stats.cpu_usage.is_some_and(|usage| (100_000..60_000_000_000).contains(&usage)), "{stats:?}");
     assert!(stats.memory_usage >= stats.working_set && stats.working_set >= Some(4_000_000), "{stats:?}");

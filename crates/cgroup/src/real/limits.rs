@@ -72,8 +72,8 @@ fn a_failed_update_leaves_every_limit_as_it_was() {
 fn a_memory_limit_below_what_is_in_use_is_refused_and_harms_nobody() {
     let Some(machine) = Machine::as_it_is() else { return };
     let cgroup = machine.cgroup(&some_limits());
-    let _process = spawn(&cgroup, "text=$(head -c 8000000 /dev/zero | tr '\\0' a); kill -STOP $$; echo $text");
-    eventually("the memory is used", || cgroup.stats().rss.is_some_and(|rss| rss >= 8_000_000) && cgroup.stats().tasks == Some(1));
+    let process = spawn(&cgroup, "text=$(head -c 8000000 /dev/zero | tr '\\0' a); kill -STOP $$; echo $text");
+    eventually("the memory is used", || process.stands_still() && cgroup.stats().rss.is_some_and(|rss| rss >= 8_000_000));
     let lower =
         |bytes| Resources { cpu_shares: Some(100), memory_limit: Some(bytes), memory_swap_limit: Some(bytes), ..Resources::default() };
     let error = cgroup.update(&lower(1 << 20)).unwrap_err();
@@ -95,7 +95,8 @@ fn a_cpuset_that_comes_late_takes_the_processes_in() {
     let Some(machine) = Machine::as_it_is() else { return };
     let cgroup = machine.cgroup(&Resources::default());
     let process = spawn(&cgroup, "exec sleep 1000");
-    eventually("it runs", || cgroup.processes().unwrap().len() == 1);
+    // It joins one hierarchy after the other.
+    eventually("it runs", || process.runs("sleep"));
     cgroup.update(&Resources { cpuset_cpus: Some("1".into()), ..Resources::default() }).unwrap();
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.0.id())).unwrap();
     assert!(status.contains("Cpus_allowed_list:\t1\n"), "{status}");

@@ -79,6 +79,19 @@ fn entropy() -> [u8; 32] {
 /// A process that is killed and reaped when the test ends.
 struct Process(Child);
 
+impl Process {
+    /// Whether it runs this program by now: it has joined all its cgroups before.
+    fn runs(&self, program: &str) -> bool {
+        std::fs::read_to_string(format!("/proc/{}/comm", self.0.id())).is_ok_and(|name| name.trim_end() == program)
+    }
+
+    /// Whether it has stopped itself.
+    fn stands_still(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.0.kill();
