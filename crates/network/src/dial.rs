@@ -96,7 +96,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_without_a_listener_is_named() {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        // Bound, so that nobody else gets it, and nobody listens.
+        let bound = tokio::net::TcpSocket::new_v4().unwrap();
+        bound.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let port = bound.local_addr().unwrap().port();
         let error = dial_from_here(port).await.unwrap_err().to_string();
         assert!(error.contains(&format!("port {port} of pod")) && error.contains("refused"), "{error}");
     }

@@ -5,11 +5,14 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coracle_domain::PodId;
 use coracle_network::{Bridge, Lease};
 use nix::sched::{CloneFlags, setns, unshare};
+
+/// Far longer than anything takes.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A network namespace that somebody holds open.
 pub(crate) struct Namespace(OwnedFd);
@@ -113,7 +116,7 @@ pub(crate) fn connect(client: &Namespace, server: &Namespace, address: Ipv4Addr)
 /// Connects from the calling thread's namespace, without a packet being lost.
 pub(crate) fn dial(target: SocketAddr) {
     let before = lost_attempts();
-    TcpStream::connect_timeout(&target, Duration::from_secs(5)).unwrap();
+    TcpStream::connect_timeout(&target, PATIENCE).unwrap();
     assert_eq!(lost_attempts(), before, "a packet was lost");
 }
 
@@ -128,11 +131,9 @@ fn lost_attempts() -> u64 {
 
 /// Waits for something the kernel does in its own time.
 pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    for _ in 0..200 {
-        if condition() {
-            return;
-        }
+    let begin = Instant::now();
+    while !condition() {
+        assert!(begin.elapsed() < PATIENCE, "{what} did not come about");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("{what} did not come about");
 }

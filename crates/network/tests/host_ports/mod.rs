@@ -5,18 +5,16 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
 
 use coracle_domain::{PodId, PodMetadata, PortMapping, Protocol};
 use coracle_network::{Bridge, BridgeConfig, PortRequest, host_link_name};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, ipproto, socket};
 
-use crate::common::{Namespace, Pod, dial, neighbour, on_a_host, run};
+use crate::common::{Namespace, PATIENCE, Pod, dial, neighbour, on_a_host, run};
 
 const HOST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 87, 0, 1);
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Where the bridge routes loopback addresses.
 const ROUTE_LOCALNET: &str = "/proc/sys/net/ipv4/conf/coracle0/route_localnet";
 /// The rules while no host port is open.
