@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use coracle_e2e::Node;
 use coracle_e2e::leaks::{self, Expected};
+use coracle_e2e::{DEADLINE, Node};
 
 use crate::arguments::Arguments;
 use crate::process::Holdings;
@@ -54,7 +54,7 @@ impl FinalCheck {
     async fn compare_images(&self, world: &World) {
         let begin = Instant::now();
         let mut left: Vec<PathBuf> = images(world).difference(&self.images).cloned().collect();
-        while !left.is_empty() && begin.elapsed() < Duration::from_secs(10) {
+        while !left.is_empty() && begin.elapsed() < DEADLINE {
             tokio::time::sleep(Duration::from_millis(100)).await;
             left = images(world).difference(&self.images).cloned().collect();
         }
@@ -82,12 +82,18 @@ impl FinalCheck {
 
     /// The last daemon holds as little as the first one did.
     async fn compare_holdings(&self, world: &World) {
-        // What goes in the background has gone.
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        let (before, after) = (self.holdings, Holdings::of(world.daemon()));
+        let (before, begin) = (self.holdings, Instant::now());
+        let has_grown = |now: Holdings| {
+            now.files > before.files + FILES || now.threads > before.threads + THREADS || now.memory > before.memory + MEMORY
+        };
+        let mut after = Holdings::of(world.daemon());
+        // Some of it goes in the background.
+        while has_grown(after) && begin.elapsed() < DEADLINE {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            after = Holdings::of(world.daemon());
+        }
         println!("soak: the daemon held {before:?} before the first pod, {after:?} after the last");
-        let grown = after.files > before.files + FILES || after.threads > before.threads + THREADS || after.memory > before.memory + MEMORY;
-        if grown {
+        if has_grown(after) {
             world.verdict.find("the end", "looking at the daemon", format!("about {before:?}"), format!("{after:?}"));
         }
     }
