@@ -95,9 +95,9 @@ impl Index {
         found.ok_or_else(|| not_found::<ContainerKind>(name).into())
     }
 
-    /// All pods, oldest first. For a while after the daemon's start it waits for those that are not taken over.
+    /// All pods, oldest first. For a while after the daemon's start it waits for those whose records may be out of date.
     pub(crate) async fn pods(&self) -> Vec<Arc<PodView>> {
-        self.recoveries.wait_for_all().await;
+        self.recoveries.wait_for_doubtful().await;
         self.pods_now()
     }
 

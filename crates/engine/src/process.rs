@@ -37,6 +37,29 @@ pub(crate) fn state(pid: i32) -> io::Result<Option<char>> {
     }
 }
 
+/// Whether a process has not ended. What cannot be read is not known to.
+pub(crate) fn is_there(identity: &MonitorIdentity) -> bool {
+    let stat = fs::read(format!("/proc/{}/stat", identity.pid)).unwrap_or_default();
+    start_time_in(&stat) == Some(identity.started) && lives(&stat)
+}
+
+/// Whether a process lives and is a child of another one. What cannot be read is not known to.
+pub(crate) fn is_living_child(pid: i32, parent: i32) -> bool {
+    let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    is_living_child_in(&stat, parent)
+}
+
+fn is_living_child_in(stat: &[u8], parent: i32) -> bool {
+    let its_parent = after_name(stat).and_then(|rest| rest.split_whitespace().nth(1)?.parse().ok());
+    lives(stat) && its_parent == Some(parent)
+}
+
+/// Field 3: whether it is neither dead nor to be reaped.
+fn lives(stat: &[u8]) -> bool {
+    let state = after_name(stat).and_then(|rest| rest.split_whitespace().next());
+    state.is_some_and(|state| !matches!(state, "Z" | "X"))
+}
+
 /// The file's content from field 3 on. The second field is the name in parentheses, which may hold any bytes: spaces and
 /// parentheses too.
 fn after_name(stat: &[u8]) -> Option<&str> {
@@ -82,6 +105,23 @@ mod tests {
         assert_eq!(start_time_in(stat), Some(98765));
         assert_eq!(start_time_in(b"7 (x) S 1 7"), None);
         assert_eq!(start_time_in(b"7 (x) S \xff"), None);
+    }
+
+    #[test]
+    fn who_has_ended_or_has_another_parent_is_no_living_child() {
+        let stat = |state: &str, parent: i32| format!("7 (a b) Z) {state} {parent} 7 7 0 -1").into_bytes();
+        assert!(is_living_child_in(&stat("S", 3), 3) && is_living_child_in(&stat("T", 3), 3));
+        assert!(!is_living_child_in(&stat("S", 4), 3) && !is_living_child_in(&stat("Z", 3), 3) && !is_living_child_in(b"", 3));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let (pid, ours) = (i32::try_from(child.id()).unwrap(), i32::try_from(std::process::id()).unwrap());
+        rustix::process::waitid(
+            rustix::process::WaitId::Pid(Pid::from_raw(pid).unwrap()),
+            rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT,
+        )
+        .unwrap();
+        assert!(!is_living_child(pid, ours), "nobody has reaped it");
+        child.wait().unwrap();
+        assert!(!is_living_child(pid, ours));
     }
 
     #[tokio::test]

@@ -1,8 +1,9 @@
 //! Which pods the daemon has not taken over yet, and waiting for that.
 //!
 //! A daemon serves while it takes over the pods of its predecessor. What a record says of a pod may be out of date until the
-//! pod's monitor has told the rest. So a call about one pod waits for that pod, and a list waits for all, but not for long:
-//! a pod that hangs is listed as its record has it.
+//! pod's monitor has told the rest. So a call about one pod waits for that pod, which then goes first. A list waits for those
+//! pods only of which the kernel did not say that they are as their records have them, and not for long: a pod that hangs is
+//! listed as its record has it.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use coracle_domain::PodId;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 /// How long after the daemon's start lists wait for pods that are not taken over.
 const LISTS_WAIT: Duration = Duration::from_secs(2);
@@ -18,9 +19,18 @@ const LISTS_WAIT: Duration = Duration::from_secs(2);
 /// The pods that are being taken over.
 #[derive(Debug)]
 pub(crate) struct Recoveries {
-    pending: Mutex<HashSet<PodId>>,
+    table: Mutex<Table>,
     news: watch::Sender<()>,
     lists_wait_until: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    pending: HashSet<PodId>,
+    /// Those of them whose records may be out of date.
+    doubtful: HashSet<PodId>,
+    /// Those that somebody began to wait for since this was asked last.
+    wanted: Vec<PodId>,
 }
 
 /// The recovery of one pod, which ends when this is dropped.
@@ -33,43 +43,85 @@ pub(crate) struct Recovery {
 impl Recoveries {
     /// None yet; the daemon starts now.
     pub(crate) fn new() -> Self {
-        Self { pending: Mutex::default(), news: watch::Sender::new(()), lists_wait_until: Instant::now() + LISTS_WAIT }
+        Self { table: Mutex::default(), news: watch::Sender::new(()), lists_wait_until: Instant::now() + LISTS_WAIT }
     }
 
     /// From now on a pod is being taken over.
     pub(crate) fn begin(self: &Arc<Self>, id: &PodId) -> Recovery {
-        self.pending().insert(id.clone());
+        let mut table = self.table();
+        table.pending.insert(id.clone());
+        table.doubtful.insert(id.clone());
         Recovery { all: Arc::clone(self), id: id.clone() }
     }
 
     /// Waits until a pod is taken over; says whether it had to.
     pub(crate) async fn wait_for(&self, id: &PodId) -> bool {
-        self.wait_while(|pending| pending.contains(id)).await
+        self.table().want(id);
+        self.wait_while(|table| table.pending.contains(id)).await
+    }
+
+    /// Waits until these are, or lists wait no longer.
+    pub(crate) async fn wait_for_each(&self, ids: impl IntoIterator<Item = &PodId>) {
+        let each = async {
+            for id in ids {
+                self.wait_for(id).await;
+            }
+        };
+        let _ = timeout_at(self.lists_wait_until, each).await;
     }
 
     /// Waits until all are, or lists wait no longer.
     pub(crate) async fn wait_for_all(&self) {
-        let _ = tokio::time::timeout_at(self.lists_wait_until, self.wait_while(|pending| !pending.is_empty())).await;
+        let _ = timeout_at(self.lists_wait_until, self.wait_while(|table| !table.pending.is_empty())).await;
     }
 
-    async fn wait_while(&self, waits: impl Fn(&HashSet<PodId>) -> bool) -> bool {
-        if !waits(&self.pending()) {
+    /// Waits until no record may be out of date, or lists wait no longer.
+    pub(crate) async fn wait_for_doubtful(&self) {
+        let _ = timeout_at(self.lists_wait_until, self.wait_while(|table| !table.doubtful.is_empty())).await;
+    }
+
+    /// The pods that somebody began to wait for since the last call.
+    pub(crate) fn take_wanted(&self) -> Vec<PodId> {
+        std::mem::take(&mut self.table().wanted)
+    }
+
+    async fn wait_while(&self, waits: impl Fn(&Table) -> bool) -> bool {
+        if !waits(&self.table()) {
             return false;
         }
         let mut news = self.news.subscribe();
-        while waits(&self.pending()) && news.changed().await.is_ok() {}
+        while waits(&self.table()) && news.changed().await.is_ok() {}
         true
     }
 
     // Each change is one insertion or removal: there is nothing half done that a panic could leave.
-    fn pending(&self) -> MutexGuard<'_, HashSet<PodId>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn want(&mut self, id: &PodId) {
+        if self.pending.contains(id) {
+            self.wanted.push(id.clone());
+        }
+    }
+}
+
+impl Recovery {
+    /// The pod is known to be as its record has it.
+    pub(crate) fn vouch(&self) {
+        self.all.table().doubtful.remove(&self.id);
+        self.all.news.send_replace(());
     }
 }
 
 impl Drop for Recovery {
     fn drop(&mut self) {
-        self.all.pending().remove(&self.id);
+        let mut table = self.all.table();
+        table.pending.remove(&self.id);
+        table.doubtful.remove(&self.id);
+        drop(table);
         self.all.news.send_replace(());
     }
 }
@@ -93,8 +145,26 @@ mod tests {
         drop(quick);
         assert!(waiting.await.unwrap(), "it had to wait");
         assert!(!all.wait_for(&first).await, "and has to no longer");
+        assert_eq!(all.take_wanted(), [first]);
+        assert!(all.take_wanted().is_empty());
         drop(hanging);
         all.wait_for_all().await;
+    }
+
+    #[tokio::test]
+    async fn lists_wait_for_pods_that_nobody_vouches_for_and_for_no_others() {
+        let all = Arc::new(Recoveries::new());
+        let (known, doubtful) = (all.begin(&testing::record(1).id), all.begin(&testing::record(2).id));
+        let waiting = tokio::spawn({
+            let all = Arc::clone(&all);
+            async move { all.wait_for_doubtful().await }
+        });
+        known.vouch();
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(doubtful);
+        waiting.await.unwrap();
+        assert!(all.table().pending.contains(&known.id));
     }
 
     #[tokio::test]
@@ -103,6 +173,8 @@ mod tests {
         let hanging = testing::record(1).id;
         let _guard = all.begin(&hanging);
         all.wait_for_all().await;
-        assert!(all.pending().contains(&hanging));
+        all.wait_for_doubtful().await;
+        all.wait_for_each([&hanging]).await;
+        assert!(all.table().pending.contains(&hanging));
     }
 }

@@ -6,34 +6,43 @@
 //! torn down; a pod whose monitor is gone has ended. What cannot be read costs only its own pod. Calls about a pod wait until
 //! it is taken over (`recoveries`).
 //!
+//! Lists cannot wait for a thousand monitors. But of most pods the kernel tells without them that nothing has happened: each
+//! container that runs by the record is a living child of the pod's monitor, and there is no record of its exit.
+//!
 //! A start that is under way is not waited for: the monitor knows who asks for its outcome, and remembers a failure.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::num::NonZero;
+use std::pin::pin;
 use std::sync::Arc;
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use coracle_cgroup::Cgroup;
 use coracle_domain::{ContainerId, ContainerPhase, During, PodId, PodPhase, Result};
 use coracle_monitor::client::{Monitor, Started, State};
 use coracle_monitor::protocol::ContainerState;
-use tokio::task::{spawn_blocking, yield_now};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::events::lost_output;
 use super::teardown::{Subject, Teardown, containers_in};
 use super::{Command, Owner};
-use crate::Shared;
 use crate::deadline::{ANSWER, SET_UP, within};
 use crate::leaf;
 use crate::live::{LiveContainer, Model};
-use crate::record::{self, PodRecord};
+use crate::record::{self, ContainerRecord, MonitorIdentity, PodRecord};
 use crate::recoveries::Recovery;
+use crate::{Shared, process};
 
 /// Records that are worth a thread of their own.
 const SMALLEST_SHARE: usize = 32;
-/// How many pods begin to be taken over before others have their turn.
-const HANDFUL: usize = 8;
+/// How many pods are taken over at a time.
+const AT_A_TIME: usize = 8;
+/// A pod that takes longer leaves its place to others.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// The pods that a daemon found, and who of them is still to be taken over.
 #[derive(Debug)]
@@ -44,6 +53,8 @@ struct FoundPod {
     id: PodId,
     recovery: Recovery,
     finding: Finding,
+    /// Whether the kernel confirms the record.
+    is_known: bool,
 }
 
 /// What is on record of a pod.
@@ -82,16 +93,23 @@ impl Found {
         readable.map(|pod| coracle_network::host_link_name(&pod.id)).collect()
     }
 
-    /// Takes over every pod while others do other things. None waits for another; but all at once they would stand in the
-    /// way of calls that come meanwhile.
+    /// Takes over every pod while others do other things: some at a time, since all at once they would stand in the way of
+    /// calls that come meanwhile. First come those that somebody waits for, then those that lists wait for.
     pub(crate) fn take_over(self, shared: &Arc<Shared>) {
         let shared = Arc::clone(shared);
+        let (known, doubtful): (Vec<_>, Vec<_>) = self.0.into_iter().partition(|pod| pod.is_known);
+        let mut queue: VecDeque<_> = doubtful.into_iter().chain(known).collect();
+        let room = Arc::new(Semaphore::new(AT_A_TIME));
         tokio::spawn(async move {
-            for (number, pod) in self.0.into_iter().enumerate() {
-                if number % HANDFUL == HANDFUL - 1 {
-                    yield_now().await;
+            while let Ok(place) = Arc::clone(&room).acquire_owned().await {
+                let wanted = shared.index.recoveries().take_wanted();
+                for id in wanted {
+                    if let Some(pod) = queue.iter().position(|pod| pod.id == id).and_then(|position| queue.remove(position)) {
+                        queue.push_front(pod);
+                    }
                 }
-                tokio::spawn(pod.take_over(Arc::clone(&shared)));
+                let Some(pod) = queue.pop_front() else { break };
+                tokio::spawn(pod.take_over(Arc::clone(&shared), place));
             }
         });
     }
@@ -101,22 +119,35 @@ impl FoundPod {
     fn read(shared: &Arc<Shared>, id: PodId) -> Self {
         let recovery = shared.index.recoveries().begin(&id);
         let finding = find(shared, &id);
-        Self { id, recovery, finding }
+        let is_known = matches!(&finding, Finding::Made(owner) if owner.is_as_recorded());
+        if is_known {
+            recovery.vouch();
+        }
+        Self { id, recovery, finding, is_known }
     }
 
-    async fn take_over(self, shared: Arc<Shared>) {
+    async fn take_over(self, shared: Arc<Shared>, place: OwnedSemaphorePermit) {
         match self.finding {
             Finding::Made(mut owner) => {
-                owner.take_over().await;
+                in_place(place, owner.take_over()).await;
                 drop(self.recovery);
                 owner.run().await;
             }
             Finding::HalfMade(subject) => {
                 info!(pod = self.id.short(), "a pod that was being made is torn down");
-                Teardown::new(&shared, subject).to_the_end(&shared).await;
+                in_place(place, Teardown::new(&shared, subject).to_the_end(&shared)).await;
             }
-            Finding::Unreadable(reason) => discard(&shared, self.id, &reason).await,
+            Finding::Unreadable(reason) => in_place(place, discard(&shared, self.id, &reason)).await,
         }
+    }
+}
+
+/// Does the work, and holds the place for as long as that takes, or patience lasts.
+async fn in_place(place: OwnedSemaphorePermit, work: impl Future<Output = ()>) {
+    let mut work = pin!(work);
+    if timeout(PATIENCE, &mut work).await.is_err() {
+        drop(place);
+        work.await;
     }
 }
 
@@ -185,6 +216,32 @@ impl Owner {
             }
         }
         self.publish();
+    }
+
+    /// Whether, by the kernel's word, nothing has happened to the pod that its record does not tell.
+    fn is_as_recorded(&self) -> bool {
+        let record = &self.record;
+        match (record.phase, &record.monitor) {
+            (PodPhase::Ready, Some(monitor)) => {
+                record.containers.iter().all(|container| self.is_container_as_recorded(container, monitor))
+                    // Who has a child lives.
+                    && (record.containers.iter().any(ContainerRecord::is_running) || process::is_there(monitor))
+            }
+            (PodPhase::Stopped, None) => record.lease.is_none(),
+            _ => false,
+        }
+    }
+
+    /// Of one that was not started on record only the monitor knows whether it was since.
+    fn is_container_as_recorded(&self, container: &ContainerRecord, monitor: &MonitorIdentity) -> bool {
+        match container.phase {
+            ContainerPhase::Created => false,
+            ContainerPhase::Running { pid, .. } => {
+                let is_unseen = self.directory.container(&container.id).exit().symlink_metadata().is_err();
+                is_unseen && process::is_living_child(pid, monitor.pid)
+            }
+            ContainerPhase::Exited { .. } => true,
+        }
     }
 
     /// Host ports of a pod that was stopped lead nowhere any more.
