@@ -44,7 +44,7 @@ impl Daemon {
         let begin = Instant::now();
         loop {
             if let Ok(pods) = cri.pods(None).await {
-                // Lists wait two seconds for pods that are not taken over, and a call about a pod as long as that takes.
+                // Lists tell of pods that are not taken over yet; a call about a pod waits for that.
                 for pod in pods {
                     let _ = cri.pod_status(&pod.id).await;
                 }

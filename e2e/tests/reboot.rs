@@ -127,8 +127,6 @@ async fn restart_with(node: &mut Node, witness: &Container, path: &Path, how: &s
     node.kill_daemon();
     damage(path, how);
     node.start_daemon().await;
-    // Lists are answered when all pods are taken over.
-    node.pods().await;
     let log = node.daemon_log();
     assert!(log[said..].contains(&*path.to_string_lossy()), "no word of {} ({how}):\n{}", path.display(), &log[said..]);
     assert_eq!(witness.host_pids(), pids);

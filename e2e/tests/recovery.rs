@@ -1,7 +1,7 @@
 //! The daemon dies, by `kill -9`, at any moment: no container notices, and the next daemon knows everything.
 
 use coracle_e2e::api::{ContainerState, NamespaceMode, PodSandboxState, Protocol};
-use coracle_e2e::{Code, ContainerSpec, Node, PodSpec, eventually, host};
+use coracle_e2e::{Code, ContainerSpec, Node, Pod, PodSpec, eventually, host};
 
 #[tokio::test]
 async fn containers_live_on_and_the_next_daemon_serves_the_same_pods() {
@@ -71,6 +71,44 @@ async fn exits_that_happened_meanwhile_are_told_truly() {
     }
     assert_eq!(waiting.status().await.state(), ContainerState::ContainerRunning);
     assert_eq!(seven.lines("stdout"), ["leaving"]);
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn the_first_lists_of_a_daemon_tell_no_state_that_has_passed() {
+    let Some(mut node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let (lasting, orphan, still) = (node.pod("lasting").await, node.pod("orphan").await, node.pod("still").await);
+    let running = lasting.start(&ContainerSpec::new("running", &image)).await;
+    let ended = lasting.start(&ContainerSpec::new("ended", &image)).await;
+    let created = lasting.create(&ContainerSpec::new("created", &image)).await;
+    let orphaned = orphan.start(&ContainerSpec::new("c", &image)).await;
+    let unheard = still.start(&ContainerSpec::new("c", &image)).await;
+    let signal = |name: &str, pid: i32| host::run("kill", &[name, &pid.to_string()]).expect("sending a signal");
+    let monitor = |pod: &Pod| node.footprint.monitors(&pod.id)[0];
+    let (dying, standing) = (monitor(&orphan), monitor(&still));
+
+    node.kill_daemon();
+    signal("-KILL", ended.host_pids()[0]);
+    signal("-KILL", dying);
+    // It can tell nothing, but of its pod nothing is to be told.
+    signal("-STOP", standing);
+    eventually("the container's end", || async { ended.host_pids().is_empty().then_some(()) }).await;
+    node.launch_daemon();
+    let containers = eventually("the first list of containers", || async { node.cri.containers(None).await.ok() }).await;
+    let pods = node.pods().await;
+    signal("-CONT", standing);
+
+    let state = |id: &str| containers.iter().find(|container| container.id == id).map(|container| container.state());
+    assert_eq!(state(&running.id), Some(ContainerState::ContainerRunning));
+    assert_eq!(state(&ended.id), Some(ContainerState::ContainerExited));
+    assert_eq!(state(&created.id), Some(ContainerState::ContainerCreated));
+    assert_eq!(state(&orphaned.id), Some(ContainerState::ContainerExited));
+    assert_eq!(state(&unheard.id), Some(ContainerState::ContainerRunning));
+    let state = |pod: &Pod| pods.iter().find(|listed| listed.id == pod.id).map(|listed| listed.state());
+    assert_eq!(state(&lasting), Some(PodSandboxState::SandboxReady));
+    assert_eq!(state(&orphan), Some(PodSandboxState::SandboxNotready));
+    assert_eq!(state(&still), Some(PodSandboxState::SandboxReady));
     node.finish().await;
 }
 

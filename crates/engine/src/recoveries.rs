@@ -61,7 +61,7 @@ impl Recoveries {
     }
 
     /// Waits until these are, or lists wait no longer.
-    pub(crate) async fn wait_for_each(&self, ids: impl IntoIterator<Item = &PodId>) {
+    pub(crate) async fn wait_for_each(&self, ids: &[&PodId]) {
         let each = async {
             for id in ids {
                 self.wait_for(id).await;
@@ -102,7 +102,7 @@ impl Recoveries {
 
 impl Table {
     fn want(&mut self, id: &PodId) {
-        if self.pending.contains(id) {
+        if self.pending.contains(id) && !self.wanted.contains(id) {
             self.wanted.push(id.clone());
         }
     }
@@ -174,7 +174,7 @@ mod tests {
         let _guard = all.begin(&hanging);
         all.wait_for_all().await;
         all.wait_for_doubtful().await;
-        all.wait_for_each([&hanging]).await;
+        all.wait_for_each(&[&hanging]).await;
         assert!(all.table().pending.contains(&hanging));
     }
 }

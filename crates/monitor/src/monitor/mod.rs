@@ -235,6 +235,8 @@ impl Monitor {
                 if sockopt::socket_peercred(&socket).is_ok_and(|peer| peer.uid == geteuid()) {
                     let number = self.next_serial();
                     self.connections.insert(number, Connection::new(socket));
+                    // Its first calls mostly come with it: to wait for them again would cost another waking.
+                    self.serve_connection(number, PollFlags::IN);
                 }
             }
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
