@@ -20,6 +20,8 @@ use crate::series::Series;
 
 /// Nothing is to take longer.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// After so long monitors do nothing any more.
+const REST: Duration = Duration::from_secs(2);
 /// What is asked first, in the order of the rows.
 const FIRST_CALLS: [&str; 5] = ["Version", "ListPodSandbox", "ListContainers", "ExecSync in an old pod", "RunPodSandbox"];
 
@@ -65,6 +67,9 @@ async fn restart(endpoint: &Endpoint, daemon: &mut Daemon, old: &str, count: usi
         answered(begin, || async { endpoint.run_pod(&spec).await.map(drop).map_err(told) }),
     )?;
     remove_by_name(cri, endpoint, &spec.config.metadata.unwrap_or_default().name).await?;
+    // Their statistics are there when all pods are taken over. The next daemon is to find as much to do as this one.
+    cri.all_pod_stats(None).await.map_err(told)?;
+    tokio::time::sleep(REST).await;
     Ok([version, pods, containers, exec, pod])
 }
 

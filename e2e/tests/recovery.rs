@@ -78,10 +78,11 @@ async fn exits_that_happened_meanwhile_are_told_truly() {
 async fn the_first_lists_of_a_daemon_tell_no_state_that_has_passed() {
     let Some(mut node) = Node::own().await else { return };
     let image = node.busybox().await;
-    let (lasting, orphan, still) = (node.pod("lasting").await, node.pod("orphan").await, node.pod("still").await);
+    let (lasting, fresh) = (node.pod("lasting").await, node.pod("fresh").await);
+    let (orphan, still) = (node.pod("orphan").await, node.pod("still").await);
     let running = lasting.start(&ContainerSpec::new("running", &image)).await;
     let ended = lasting.start(&ContainerSpec::new("ended", &image)).await;
-    let created = lasting.create(&ContainerSpec::new("created", &image)).await;
+    let created = fresh.create(&ContainerSpec::new("created", &image)).await;
     let orphaned = orphan.start(&ContainerSpec::new("c", &image)).await;
     let unheard = still.start(&ContainerSpec::new("c", &image)).await;
     let signal = |name: &str, pid: i32| host::run("kill", &[name, &pid.to_string()]).expect("sending a signal");
@@ -106,7 +107,7 @@ async fn the_first_lists_of_a_daemon_tell_no_state_that_has_passed() {
     assert_eq!(state(&orphaned.id), Some(ContainerState::ContainerExited));
     assert_eq!(state(&unheard.id), Some(ContainerState::ContainerRunning));
     let state = |pod: &Pod| pods.iter().find(|listed| listed.id == pod.id).map(|listed| listed.state());
-    assert_eq!(state(&lasting), Some(PodSandboxState::SandboxReady));
+    assert!([&lasting, &fresh].iter().all(|pod| state(pod) == Some(PodSandboxState::SandboxReady)));
     assert_eq!(state(&orphan), Some(PodSandboxState::SandboxNotready));
     assert_eq!(state(&still), Some(PodSandboxState::SandboxReady));
     node.finish().await;

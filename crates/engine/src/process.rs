@@ -1,7 +1,7 @@
 //! Processes that are not our children: told apart by number and start time, ended through a pidfd.
 
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 
 use coracle_domain::{During, Result};
@@ -13,9 +13,12 @@ use crate::cgroups;
 use crate::deadline::DEATH;
 use crate::record::MonitorIdentity;
 
+/// Longer than /proc/PID/stat gets: 52 numbers and a name of at most 64 bytes.
+const LONGEST_STAT: usize = 2048;
+
 /// When a process started: field 22 of /proc/PID/stat (proc(5)), in clock ticks after boot.
 pub(crate) fn start_time(pid: i32) -> io::Result<u64> {
-    let started = start_time_in(&fs::read(format!("/proc/{pid}/stat"))?);
+    let started = start_time_in(&read_stat(pid)?);
     started.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no start time in /proc/PID/stat"))
 }
 
@@ -26,7 +29,7 @@ pub(crate) fn start_time_in(stat: &[u8]) -> Option<u64> {
 
 /// What a process does, by the letter of field 3 of /proc/PID/stat; `None`: there is no such process.
 pub(crate) fn state(pid: i32) -> io::Result<Option<char>> {
-    match fs::read(format!("/proc/{pid}/stat")) {
+    match read_stat(pid) {
         Ok(stat) => {
             let state = after_name(&stat).and_then(|rest| rest.trim_start().chars().next());
             state.map(Some).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no state in /proc/PID/stat"))
@@ -39,13 +42,13 @@ pub(crate) fn state(pid: i32) -> io::Result<Option<char>> {
 
 /// Whether a process has not ended. What cannot be read is not known to.
 pub(crate) fn is_there(identity: &MonitorIdentity) -> bool {
-    let stat = fs::read(format!("/proc/{}/stat", identity.pid)).unwrap_or_default();
+    let stat = read_stat(identity.pid).unwrap_or_default();
     start_time_in(&stat) == Some(identity.started) && lives(&stat)
 }
 
 /// Whether a process lives and is a child of another one. What cannot be read is not known to.
 pub(crate) fn is_living_child(pid: i32, parent: i32) -> bool {
-    let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let stat = read_stat(pid).unwrap_or_default();
     is_living_child_in(&stat, parent)
 }
 
@@ -58,6 +61,14 @@ fn is_living_child_in(stat: &[u8], parent: i32) -> bool {
 fn lives(stat: &[u8]) -> bool {
     let state = after_name(stat).and_then(|rest| rest.split_whitespace().next());
     state.is_some_and(|state| !matches!(state, "Z" | "X"))
+}
+
+/// What is in /proc/PID/stat, by one read: at its start a daemon looks at each pod's.
+fn read_stat(pid: i32) -> io::Result<Vec<u8>> {
+    let mut stat = vec![0; LONGEST_STAT];
+    let length = File::open(format!("/proc/{pid}/stat"))?.read(&mut stat)?;
+    stat.truncate(length);
+    Ok(stat)
 }
 
 /// The file's content from field 3 on. The second field is the name in parentheses, which may hold any bytes: spaces and
