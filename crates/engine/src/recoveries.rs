@@ -111,8 +111,13 @@ impl Table {
 impl Recovery {
     /// The pod is known to be as its record has it.
     pub(crate) fn vouch(&self) {
-        self.all.table().doubtful.remove(&self.id);
-        self.all.news.send_replace(());
+        let mut table = self.all.table();
+        table.doubtful.remove(&self.id);
+        // Who waits, waits for the last of them.
+        if table.doubtful.is_empty() {
+            drop(table);
+            self.all.news.send_replace(());
+        }
     }
 }
 

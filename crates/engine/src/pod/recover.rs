@@ -23,7 +23,7 @@ use coracle_domain::{ContainerId, ContainerPhase, During, PodId, PodPhase, Resul
 use coracle_monitor::client::{Monitor, Started, State};
 use coracle_monitor::protocol::ContainerState;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::spawn_blocking;
+use tokio::task::{spawn_blocking, yield_now};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -39,6 +39,8 @@ use crate::{Shared, process};
 
 /// Records that are worth a thread of their own.
 const SMALLEST_SHARE: usize = 32;
+/// How many pods are looked at before others have their turn.
+const HANDFUL: usize = 8;
 /// How many pods are taken over at a time.
 const AT_A_TIME: usize = 8;
 /// A pod that takes longer leaves its place to others.
@@ -53,8 +55,6 @@ struct FoundPod {
     id: PodId,
     recovery: Recovery,
     finding: Finding,
-    /// Whether the kernel confirms the record.
-    is_known: bool,
 }
 
 /// What is on record of a pod.
@@ -93,14 +93,25 @@ impl Found {
         readable.map(|pod| coracle_network::host_link_name(&pod.id)).collect()
     }
 
+    /// Those that lists wait for before the others.
+    async fn in_order(self) -> VecDeque<FoundPod> {
+        let mut order = VecDeque::with_capacity(self.0.len());
+        for (number, pod) in self.0.into_iter().enumerate() {
+            if number % HANDFUL == HANDFUL - 1 {
+                yield_now().await;
+            }
+            if pod.is_confirmed() { order.push_back(pod) } else { order.push_front(pod) }
+        }
+        order
+    }
+
     /// Takes over every pod while others do other things: some at a time, since all at once they would stand in the way of
     /// calls that come meanwhile. First come those that somebody waits for, then those that lists wait for.
     pub(crate) fn take_over(self, shared: &Arc<Shared>) {
         let shared = Arc::clone(shared);
-        let (known, doubtful): (Vec<_>, Vec<_>) = self.0.into_iter().partition(|pod| pod.is_known);
-        let mut queue: VecDeque<_> = doubtful.into_iter().chain(known).collect();
         let room = Arc::new(Semaphore::new(AT_A_TIME));
         tokio::spawn(async move {
+            let mut queue = self.in_order().await;
             while let Ok(place) = Arc::clone(&room).acquire_owned().await {
                 let wanted = shared.index.recoveries().take_wanted();
                 for id in wanted {
@@ -119,11 +130,16 @@ impl FoundPod {
     fn read(shared: &Arc<Shared>, id: PodId) -> Self {
         let recovery = shared.index.recoveries().begin(&id);
         let finding = find(shared, &id);
-        let is_known = matches!(&finding, Finding::Made(owner) if owner.is_as_recorded());
-        if is_known {
-            recovery.vouch();
+        Self { id, recovery, finding }
+    }
+
+    /// Whether the kernel confirms what is on record; then lists need not wait.
+    fn is_confirmed(&self) -> bool {
+        let is_confirmed = matches!(&self.finding, Finding::Made(owner) if owner.is_as_recorded());
+        if is_confirmed {
+            self.recovery.vouch();
         }
-        Self { id, recovery, finding, is_known }
+        is_confirmed
     }
 
     async fn take_over(self, shared: Arc<Shared>, place: OwnedSemaphorePermit) {
