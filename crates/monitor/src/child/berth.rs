@@ -15,6 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::fstat;
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitOptions, getpid, getsid, setsid, waitpid};
 use rustix::stdio::{dup2_stdin, stderr, stdin, stdout};
 use rustix::thread::set_name;
@@ -72,8 +73,10 @@ impl Berth {
     /// not be told.
     fn rehearse(&mut self) -> IoResult<()> {
         program::enter(self.process.working_directory.as_path(), Missing::Refuse)?;
-        let streams = [&self.socket; 3];
-        let pid = vfork(&mut self.stack, || if step_out(streams).and_then(|()| is_out(&self.socket)) == Ok(true) { 0 } else { FAILED })?;
+        // Of its own, so that it is seen whether they were taken, and nobody hears what is said there.
+        let (_reader, stream) = pipe_with(PipeFlags::CLOEXEC)?;
+        let streams = [&stream; 3];
+        let pid = vfork(&mut self.stack, || if step_out(streams).and_then(|()| is_out(&stream)) == Ok(true) { 0 } else { FAILED })?;
         if reap(pid)? != 0 {
             return Err(Errno::PERM.into());
         }
