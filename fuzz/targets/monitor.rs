@@ -1,5 +1,5 @@
-//! What daemon, monitor and a container's beginning say to each other, Plans and exit records, and a container's output on its way into
-//! its log: the first byte says which.
+//! What daemon, monitor, berths and a container's beginning say to each other, Plans and exit records, and a container's output on
+//! its way into its log: the first byte says which.
 #![no_main]
 
 use coracle_monitor::frame::{self, Decoder};
@@ -16,6 +16,7 @@ fuzz_target!(|bytes: &[u8]| match bytes.split_first() {
     Some((2, report)) => fuzzing::report(report),
     Some((3, json)) => both::<Call, Message>(json),
     Some((4, json)) => both::<Plan, ExitRecord>(json),
+    Some((5, json)) => fuzzing::berth(json),
     Some((cut, output)) => fuzzing::log(output, usize::from(*cut) * 16),
     None => {}
 });

@@ -29,7 +29,7 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest order, in bytes. Longer commands are executed without a berth.
 pub(crate) const LONGEST_ORDER: usize = 4 << 10;
 /// Longer than any outcome, in bytes: a program's name in it may be spelled with six for one.
-#[cfg(feature = "client")]
+#[cfg(any(feature = "client", fuzzing))]
 pub(crate) const LONGEST_OUTCOME: usize = 8 * LONGEST_ORDER;
 
 /// A program to start. Descriptors: its standard input, output and error, in this order.

@@ -1,11 +1,13 @@
 //! Doors for the fuzz targets into what is private here. Built for them only.
 
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
 
+use crate::berth::{LONGEST_ORDER, LONGEST_OUTCOME, Order, Outcome};
 use crate::channel::{self, Heard};
 use crate::connection::Connection;
 use crate::log::FuzzedLines as Lines;
-use crate::protocol::Call;
+use crate::protocol::{Call, Fault};
 
 /// A daemon's side of a connection that says `bytes`: the calls in it are handed to `each`.
 pub fn connection(bytes: &[u8], mut each: impl FnMut(Call)) {
@@ -31,6 +33,18 @@ pub fn report(bytes: &[u8]) {
     if let Heard::Report(_, descriptor) = listening.hear() {
         assert!(descriptor.is_none());
     }
+}
+
+/// What a daemon and a berth say to each other: the longest outcome of an order has room.
+pub fn berth(json: &[u8]) {
+    if let Ok(order) = serde_json::from_slice::<Order>(json)
+        && json.len() <= LONGEST_ORDER
+    {
+        let name = order.arguments.first().map(|name| String::from_utf8_lossy(&name.0).into_owned()).unwrap_or_default();
+        let fault = Fault::new("executing the program, whose interpreter is missing,", name, Errno::NAMETOOLONG);
+        assert!(serde_json::to_vec(&Outcome::Failed(fault)).unwrap().len() < LONGEST_OUTCOME);
+    }
+    let _ = serde_json::from_slice::<Outcome>(json);
 }
 
 /// A container's output, cut where it came in pieces, as entries of its log: no byte is lost, whatever the cut.
