@@ -179,15 +179,20 @@ impl Container {
         .await;
     }
 
-    /// What the kernel has in a file of the container's cgroup, in whichever hierarchy the file is; `None` where there
-    /// is none of that name, or no living process.
-    pub fn cgroup_file(&self, name: &str) -> Option<String> {
+    /// The container's cgroups, in every hierarchy; `None` where there is no living process.
+    pub fn cgroups(&self) -> Option<Vec<PathBuf>> {
         let pid = *self.host_pids().first()?;
         let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
         let own = cgroups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).find(|path| path.contains(&self.id))?;
         // An exec's leaf is below the container's own directory.
         let own = own.split_inclusive(&self.id).next()?.trim_start_matches('/');
-        crate::host::cgroups(std::path::Path::new(own)).iter().find_map(|cgroup| std::fs::read_to_string(cgroup.join(name)).ok())
+        Some(crate::host::cgroups(std::path::Path::new(own)))
+    }
+
+    /// What the kernel has in a file of the container's cgroup, in whichever hierarchy the file is; `None` where there
+    /// is none of that name, or no living process.
+    pub fn cgroup_file(&self, name: &str) -> Option<String> {
+        self.cgroups()?.iter().find_map(|cgroup| std::fs::read_to_string(cgroup.join(name)).ok())
     }
 
     /// The first number that the kernel has in one of these files, or after `key` in it: on v1 and v2 names differ.

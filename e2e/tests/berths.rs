@@ -235,6 +235,34 @@ async fn a_filter_that_forbids_waiting_forbids_no_exec() {
 }
 
 #[tokio::test]
+async fn what_waits_takes_no_room_that_an_exec_needs() {
+    let Some(node) = Node::own().await.filter(|_| has_leaves()) else { return };
+    let image = node.busybox().await;
+    let pod = node.pod("room").await;
+    let limit = |container: &Container, processes: usize| {
+        let files = container.cgroups().expect("it runs").into_iter().map(|cgroup| cgroup.join("pids.max"));
+        for file in files.filter(|file| file.exists()) {
+            fs::write(file, processes.to_string()).expect("limiting the container's processes");
+        }
+    };
+    let tight = pod.start(&ContainerSpec::new("tight", &image)).await;
+    limit(&tight, 2);
+    for _ in 0..6 {
+        assert_eq!(tight.exec(&["/bin/true"]).await.code, 0);
+    }
+    assert!(berths(&tight).is_empty(), "there is room for the exec alone");
+
+    let tightened = pod.start(&ContainerSpec::new("tightened", &image)).await;
+    for _ in 0..3 {
+        limit(&tightened, 3);
+        with_berth(&tightened).await;
+        limit(&tightened, 2);
+        assert_eq!(tightened.exec(&["/bin/true"]).await.code, 0, "it gives way");
+    }
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn the_working_directory_is_the_one_that_is_there() {
     let Some(node) = Node::own().await.filter(|_| has_leaves()) else { return };
     let image = node.busybox().await;

@@ -23,20 +23,31 @@ pub(crate) async fn run(monitor: &Monitor, exec: &Exec, leaf: &mut Leaf, streams
     let order = |berth: &Berth| berth.order(exec.process.arguments.clone(), streams.each_ref().map(AsFd::as_fd));
     if let Some(berth) = leaf.berth.take()
         && order(&berth)
-        && let Some(code) = berth.outcome().await?
     {
-        leaf.berth = Some(berth);
-        return Ok(Some(code));
+        return outcome(berth, leaf).await;
     }
     let (mut berth, end) = Berth::new().during(PIPES, &exec.container)?;
     if !order(&berth) {
         return Ok(None);
     }
-    let made = berth.make(monitor, exec.clone(), [end, null()?, null()?]).await;
-    let code = if made.is_ok() { berth.outcome().await? } else { None };
+    if berth.make(monitor, exec.clone(), [end, null()?, null()?]).await.is_err() {
+        leaf.forgo_berths();
+        return Ok(None);
+    }
+    let code = outcome(berth, leaf).await?;
+    if code.is_none() {
+        leaf.forgo_berths();
+    }
+    Ok(code)
+}
+
+/// What became of the program. A berth that was able stays; another is gone when this returns, lest the exec finds no room
+/// beside it in the container's limits.
+async fn outcome(berth: Berth, leaf: &mut Leaf) -> Result<Option<i32>> {
+    let code = berth.outcome().await?;
     match code {
         Some(_) => leaf.berth = Some(berth),
-        None => leaf.forgo_berths(),
+        None => berth.end().await,
     }
     Ok(code)
 }

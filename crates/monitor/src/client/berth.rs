@@ -56,6 +56,15 @@ impl Berth {
         Ok(())
     }
 
+    /// Tells it that no more will come, and waits until it is gone: it counts against its container's limits.
+    pub async fn end(self) {
+        drop(self.socket);
+        if let Some(running) = self.running {
+            // If the monitor has gone away, there is nobody left to tell.
+            let _ = running.exited.await;
+        }
+    }
+
     /// Its process id in the node's namespace, if it was made.
     pub fn pid(&self) -> Option<i32> {
         self.running.as_ref().map(|running| running.pid)
