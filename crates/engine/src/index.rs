@@ -66,8 +66,14 @@ impl Index {
 
     /// The pod with this id or unique prefix of one, once it is taken over.
     pub(crate) async fn pod(&self, name: &str) -> Result<Entry> {
+        // Asked before the look: what is seen after the last of them is what was taken over.
+        let are_over = self.recoveries.are_over();
         let entry = self.pod_now(name)?;
-        if self.recoveries.wait_for(&entry.view.id).await { self.pod_now(entry.view.id.as_str()) } else { Ok(entry) }
+        if are_over {
+            return Ok(entry);
+        }
+        self.recoveries.wait_for(&entry.view.id).await;
+        self.pod_now(entry.view.id.as_str())
     }
 
     /// The same as it is.
@@ -79,9 +85,13 @@ impl Index {
 
     /// The container with this id or unique prefix of one, and its pod, once that is taken over.
     pub(crate) async fn container(&self, name: &str) -> Result<(Arc<ContainerView>, Entry)> {
+        let are_over = self.recoveries.are_over();
         let (container, entry) = self.container_now(name)?;
-        let waited = self.recoveries.wait_for(&entry.view.id).await;
-        if waited { self.container_now(container.id.as_str()) } else { Ok((container, entry)) }
+        if are_over {
+            return Ok((container, entry));
+        }
+        self.recoveries.wait_for(&entry.view.id).await;
+        self.container_now(container.id.as_str())
     }
 
     /// The same as it is.

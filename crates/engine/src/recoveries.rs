@@ -54,6 +54,11 @@ impl Recoveries {
         Recovery { all: Arc::clone(self), id: id.clone() }
     }
 
+    /// Whether all pods are taken over.
+    pub(crate) fn are_over(&self) -> bool {
+        self.table().pending.is_empty()
+    }
+
     /// Waits until a pod is taken over; says whether it had to.
     pub(crate) async fn wait_for(&self, id: &PodId) -> bool {
         self.table().want(id);
