@@ -115,6 +115,7 @@ async fn every_end_of_a_program_is_told() {
     let Some(node) = Node::own().await.filter(|_| has_leaves()) else { return };
     let image = node.busybox().await;
     let container = node.pod("ends").await.start(&ContainerSpec::new("c", &image)).await;
+    let alone = container.host_pids();
     let missing = node.cri.exec(&container.id, &["/no/such"], 0).await;
     let output = by_berth(&container, "echo out; echo err >&2; cat; exit 7").await;
     assert_eq!((output.stdout.as_str(), output.stderr.as_str(), output.code), ("out", "err", 7));
@@ -133,10 +134,9 @@ async fn every_end_of_a_program_is_told() {
     eventually("what an exec left behind is gone", || async { (!container.host_pids().iter().any(left)).then_some(()) }).await;
 
     with_berth(&container).await;
-    let before = container.host_pids().len();
     let late = node.cri.exec(&container.id, &["/bin/sh", "-c", "sleep 100000 & sleep 100000"], 1).await;
     node.refused(late, Code::DeadlineExceeded, "no end after 1 s");
-    assert!(container.host_pids().len() < before, "nothing is left of an exec that came to no end, nor of what waited for it");
+    assert_eq!(container.host_pids(), alone, "nothing is left of an exec that came to no end, nor of what waited for it");
     assert_eq!(by_berth(&container, "echo on").await.stdout, "on");
     node.finish().await;
 }
@@ -266,11 +266,11 @@ async fn what_waits_takes_no_room_that_an_exec_needs() {
 async fn the_working_directory_is_the_one_that_is_there() {
     let Some(node) = Node::own().await.filter(|_| has_leaves()) else { return };
     let image = node.busybox().await;
-    let spec = ContainerSpec::new("c", &image).with(|config| config.working_dir = "/tmp/work".into());
+    let spec = ContainerSpec::new("c", &image).with(|config| config.working_dir = "/tmp/place".into());
     let container = node.pod("directory").await.start(&spec).await;
-    by_berth(&container, "cd /; rm -r /tmp/work; mkdir /tmp/work; touch /tmp/work/new").await;
-    assert_eq!(by_berth(&container, "pwd; ls").await.stdout, "/tmp/work\nnew");
-    by_berth(&container, "cd /; rm -r /tmp/work; touch /tmp/work").await;
+    by_berth(&container, "cd /; rm -r /tmp/place; mkdir /tmp/place; touch /tmp/place/new").await;
+    assert_eq!(by_berth(&container, "pwd; ls").await.stdout, "/tmp/place\nnew");
+    by_berth(&container, "cd /; rm -r /tmp/place; touch /tmp/place").await;
     let refused = node.cri.exec(&container.id, &["/bin/true"], 0).await.expect_err("there is no working directory");
     assert!(refused.message().contains("entering the working directory"), "{refused:?}");
     node.finish().await;

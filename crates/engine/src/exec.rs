@@ -148,7 +148,9 @@ async fn carry_out(live: &Live, monitor: &Monitor, exec: Exec, leaf: &mut Leaf, 
     {
         return Ok(code);
     }
-    leaf.berth = None;
+    if let Some(berth) = leaf.berth.take() {
+        berth.end().await;
+    }
     monitor.run(exec, streams).await
 }
 

@@ -30,10 +30,7 @@ pub(crate) fn start_time_in(stat: &[u8]) -> Option<u64> {
 /// What a process does, by the letter of field 3 of /proc/PID/stat; `None`: there is no such process.
 pub(crate) fn state(pid: i32) -> io::Result<Option<char>> {
     match read_stat(pid) {
-        Ok(stat) => {
-            let state = after_name(&stat).and_then(|rest| rest.trim_start().chars().next());
-            state.map(Some).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no state in /proc/PID/stat"))
-        }
+        Ok(stat) => state_in(&stat).map(Some).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no state in /proc/PID/stat")),
         // Which of the two depends on when it went.
         Err(error) if error.kind() == io::ErrorKind::NotFound || Errno::from_io_error(&error) == Some(Errno::SRCH) => Ok(None),
         Err(error) => Err(error),
@@ -57,10 +54,14 @@ fn is_living_child_in(stat: &[u8], parent: i32) -> bool {
     lives(stat) && its_parent == Some(parent)
 }
 
-/// Field 3: whether it is neither dead nor to be reaped.
+/// Field 3.
+fn state_in(stat: &[u8]) -> Option<char> {
+    after_name(stat)?.trim_start().chars().next()
+}
+
+/// Whether it is neither dead nor to be reaped.
 fn lives(stat: &[u8]) -> bool {
-    let state = after_name(stat).and_then(|rest| rest.split_whitespace().next());
-    state.is_some_and(|state| !matches!(state, "Z" | "X"))
+    state_in(stat).is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }
 
 /// What is in /proc/PID/stat, by one read: at its start a daemon looks at each pod's.

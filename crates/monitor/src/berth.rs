@@ -52,5 +52,5 @@ pub(crate) enum Outcome {
     /// The program cannot be executed.
     Failed(Fault),
     /// It was not tried, because a berth is not able to; another process may be.
-    Unable(Fault),
+    Unable,
 }

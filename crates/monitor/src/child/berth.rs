@@ -62,7 +62,7 @@ impl Berth {
             let Some((order, streams)) = self.receive()? else { return Ok(()) };
             let outcome = match streams {
                 Some(streams) => self.carry_out(order, streams)?,
-                None => Outcome::Unable(Fault::new("receiving", "the standard streams", Errno::BADF)),
+                None => Outcome::Unable,
             };
             self.tell(&outcome)?;
         }
@@ -123,9 +123,8 @@ impl Berth {
             Err(fault) => return Ok(Outcome::Failed(fault)),
         };
         // It may be another directory by now.
-        let directory = self.process.working_directory.as_path();
-        if let Err(fault) = program::enter(directory, Missing::Refuse).or_fault("entering the working directory", directory.display()) {
-            return Ok(Outcome::Unable(fault));
+        if program::enter(self.process.working_directory.as_path(), Missing::Refuse).is_err() {
+            return Ok(Outcome::Unable);
         }
         self.execute(&program, streams)
     }
@@ -144,12 +143,10 @@ impl Berth {
         });
         drop(streams);
         let ended = made.and_then(|pid| Ok(reap(pid)?));
-        let unable = |errno| Outcome::Unable(Fault::new("making a process for", program.name(), errno));
-        match (progress, ended) {
-            (Progress::None, Ok(_)) => Ok(unable(Errno::PERM)),
-            (Progress::None, Err(error)) => Ok(unable(Errno::from_io_error(&error).unwrap_or(Errno::IO))),
-            (Progress::Executing, ended) => Ok(Outcome::Ended { code: ended? }),
-            (Progress::Failed(fault), _) => Ok(Outcome::Failed(fault)),
+        match progress {
+            Progress::None => Ok(Outcome::Unable),
+            Progress::Executing => Ok(Outcome::Ended { code: ended? }),
+            Progress::Failed(fault) => Ok(Outcome::Failed(fault)),
         }
     }
 }

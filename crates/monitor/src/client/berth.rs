@@ -1,17 +1,17 @@
 //! The daemon's end of a berth ([`crate::berth`]).
 
 use std::fs::File;
-use std::io::{self, ErrorKind, IoSlice};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::{self, ErrorKind};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use coracle_domain::{During, Failure, FailureKind, Result};
 use coracle_failpoint::{Point, reach};
 use coracle_plan::Bytes;
 use rustix::io::ioctl_fionbio;
-use rustix::net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use tokio::net::unix::pipe;
 
+use super::link::send_some;
 use super::{Monitor, RunningExec, failure};
 use crate::berth::{LONGEST_ORDER, LONGEST_OUTCOME, Order, Outcome};
 use crate::protocol::{Exec, MAKES_BERTHS};
@@ -74,11 +74,7 @@ impl Berth {
     /// arguments be too long to be told.
     pub fn order(&self, arguments: Vec<Bytes>, streams: [BorrowedFd<'_>; 3]) -> bool {
         let Ok(message) = serde_json::to_vec(&Order { arguments }) else { return false };
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        let sent = message.len() <= LONGEST_ORDER
-            && control.push(SendAncillaryMessage::ScmRights(&streams))
-            && sendmsg(self.socket.as_fd(), &[IoSlice::new(&message)], &mut control, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).is_ok();
+        let sent = message.len() <= LONGEST_ORDER && send_some(&self.socket, &message, &streams).is_ok();
         reach(Point::BerthOrder);
         sent
     }
@@ -94,7 +90,7 @@ impl Berth {
                 Some(Outcome::Rehearsed) => {}
                 Some(Outcome::Ended { code }) => return Ok(Some(code)),
                 Some(Outcome::Failed(fault)) => return Err(failure::from(fault)),
-                Some(Outcome::Unable(_)) | None => return Ok(None),
+                Some(Outcome::Unable) | None => return Ok(None),
             }
         }
     }
