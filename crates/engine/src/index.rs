@@ -66,14 +66,23 @@ impl Index {
 
     /// The pod with this id or unique prefix of one, once it is taken over.
     pub(crate) async fn pod(&self, name: &str) -> Result<Entry> {
+        self.once_taken_over(|| self.pod_now(name), |entry| &entry.view.id).await
+    }
+
+    /// What is found, once the pod that it is about is taken over.
+    async fn once_taken_over<T, E>(
+        &self,
+        look: impl Fn() -> std::result::Result<T, E>,
+        pod: impl Fn(&T) -> &PodId,
+    ) -> std::result::Result<T, E> {
         // Asked before the look: what is seen after the last of them is what was taken over.
         let are_over = self.recoveries.are_over();
-        let entry = self.pod_now(name)?;
+        let found = look()?;
         if are_over {
-            return Ok(entry);
+            return Ok(found);
         }
-        self.recoveries.wait_for(&entry.view.id).await;
-        self.pod_now(entry.view.id.as_str())
+        self.recoveries.wait_for(pod(&found)).await;
+        look()
     }
 
     /// The same as it is.
@@ -85,13 +94,7 @@ impl Index {
 
     /// The container with this id or unique prefix of one, and its pod, once that is taken over.
     pub(crate) async fn container(&self, name: &str) -> Result<(Arc<ContainerView>, Entry)> {
-        let are_over = self.recoveries.are_over();
-        let (container, entry) = self.container_now(name)?;
-        if are_over {
-            return Ok((container, entry));
-        }
-        self.recoveries.wait_for(&entry.view.id).await;
-        self.container_now(container.id.as_str())
+        self.once_taken_over(|| self.container_now(name), |(_, entry)| &entry.view.id).await
     }
 
     /// The same as it is.
@@ -120,8 +123,7 @@ impl Index {
 
     /// The pod that was made under this name, once it is taken over.
     pub(crate) async fn named(&self, metadata: &PodMetadata) -> Option<Arc<PodView>> {
-        let pod = self.named_now(metadata)?;
-        if self.recoveries.wait_for(&pod.id).await { self.named_now(metadata) } else { Some(pod) }
+        self.once_taken_over(|| self.named_now(metadata).ok_or(()), |pod| &pod.id).await.ok()
     }
 
     fn named_now(&self, metadata: &PodMetadata) -> Option<Arc<PodView>> {
