@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// How long a call may go on failing while the weather explains it: longer than any weather lasts.
 const PERSISTENCE: Duration = Duration::from_secs(300);
 const PAUSE: Duration = Duration::from_millis(100);
+/// After how long without an answer the client is nudged.
+const NUDGE: Duration = Duration::from_secs(10);
 
 /// What came of a call.
 #[derive(Debug)]
@@ -102,7 +105,7 @@ impl Caller {
         work: impl Future<Output = Result<T, Status>>,
     ) -> (Ended, Result<T, Status>) {
         let begin = Instant::now();
-        let answer = tokio::time::timeout(PATIENCE, work).await;
+        let answer = tokio::time::timeout(PATIENCE, self.nudged(work)).await;
         let result = answer.unwrap_or_else(|_| {
             self.find(call, format!("an answer within {} s", PATIENCE.as_secs()), "none");
             Err(Status::deadline_exceeded("the soak's own patience"))
@@ -116,6 +119,21 @@ impl Caller {
         };
         self.world.verdict.call(call, ended, begin.elapsed());
         (ended, result)
+    }
+
+    /// The answer, or the client's word that there will be none. A call that hyper's client is handed in the moment in which its
+    /// connection breaks lies in a queue that nobody reads, until the client is used again and drops it (hyperium/hyper#4122). A
+    /// call that a daemon owes an answer does not end by this.
+    async fn nudged<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        if let Ok(answer) = tokio::time::timeout(NUDGE, &mut work).await {
+            return answer;
+        }
+        tokio::select! {
+            answer = &mut work => return answer,
+            _ = self.cri.version() => (),
+        }
+        work.await
     }
 }
 
