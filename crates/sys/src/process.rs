@@ -80,8 +80,8 @@ pub fn spawn_sibling(child: impl FnOnce() -> i32) -> io::Result<(Pid, OwnedFd)> 
     clone(arguments, child)
 }
 
-/// A process in new namespaces that does nothing until it is killed, or its maker's thread ends. It may be made by a process
-/// of several threads.
+/// A process in new namespaces that holds no descriptor and does nothing until it is killed, or its maker's thread ends. It may
+/// be made by a process of several threads. In a new pid namespace, from which it cannot see its maker, it would end at once.
 ///
 /// # Errors
 /// The kernel's.
@@ -89,14 +89,18 @@ pub fn spawn_idle(namespaces: NewNamespaces) -> io::Result<(Pid, OwnedFd)> {
     let mut arguments = no_arguments();
     arguments.flags = namespaces.flags();
     arguments.exit_signal = libc::SIGCHLD as u64;
+    let maker = std::process::id();
     let idle = || {
-        // SAFETY: neither call touches memory; a null timeout and no descriptors make ppoll(2) wait for a signal.
+        // SAFETY: no call touches memory; a null timeout and no descriptors make ppoll(2) wait for a signal.
         unsafe {
+            libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0);
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-            loop {
+            // The maker may have been killed before this one could hear of it.
+            while libc::getppid().cast_unsigned() == maker {
                 libc::syscall(libc::SYS_ppoll, std::ptr::null_mut::<libc::pollfd>(), 0, std::ptr::null::<libc::timespec>(), 0, 0);
             }
         }
+        0
     };
     // SAFETY: the child makes nothing but system calls: no lock that another thread held can matter to it.
     unsafe { clone_unchecked(arguments, idle) }
@@ -241,9 +245,15 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_process_is_made_by_any_thread_and_ends_when_killed() {
+    fn an_idle_process_is_made_by_any_thread_holds_nothing_and_ends_when_killed() {
         let (pid, process) = std::thread::spawn(|| {
             let made = spawn_idle(NewNamespaces::default()).unwrap();
+            let held = || std::fs::read_dir(format!("/proc/{}/fd", made.0.as_raw_pid())).unwrap().count();
+            let begin = std::time::Instant::now();
+            while held() > 0 && begin.elapsed().as_secs() < 30 {
+                std::thread::yield_now();
+            }
+            assert_eq!(held(), 0, "open descriptors");
             send_signal(made.1.as_fd(), libc::SIGKILL).unwrap();
             made
         })
