@@ -181,7 +181,9 @@ fn resolve<K: IdKind + Clone + Eq + std::hash::Hash>(table: &HashMap<Id<K>, impl
 
 #[cfg(test)]
 mod tests {
-    use coracle_domain::Error;
+    use std::cell::Cell;
+
+    use coracle_domain::{Error, PodPhase};
 
     use super::*;
     use crate::testing;
@@ -203,6 +205,23 @@ mod tests {
         assert!(matches!(index.pod_now("2"), Err(Error::Refused(Refusal::NotFound { .. }))));
         assert!(matches!(index.pod_now(""), Err(Error::Refused(Refusal::Invalid { .. }))));
         assert_eq!(index.named_now(&testing::record(0x11).request.metadata).map(|pod| pod.id.clone()), Some(second));
+    }
+
+    #[tokio::test]
+    async fn what_is_seen_just_before_a_takeover_ends_is_not_what_is_told() {
+        let index = Index::default();
+        let id = publish(&index, 1);
+        let recovery = Cell::new(Some(index.recoveries().begin(&id)));
+        let look_and_take_over = || {
+            let seen = index.pod_now(id.as_str());
+            if recovery.take().is_some() {
+                let before = testing::entry(1);
+                index.publish(Entry { view: Arc::new(PodView { phase: PodPhase::Stopped, ..(*before.view).clone() }), ..before });
+            }
+            seen
+        };
+        let found = index.once_taken_over(look_and_take_over, |entry| &entry.view.id).await.unwrap();
+        assert_eq!(found.view.phase, PodPhase::Stopped);
     }
 
     #[test]
