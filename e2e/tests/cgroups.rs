@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use coracle_e2e::api::{LinuxContainerResources, UpdateContainerResourcesRequest};
 use coracle_e2e::{ContainerSpec, Node, PodSpec, eventually, host};
 
 /// Whether all controllers are on cgroup v2.
@@ -94,6 +95,30 @@ async fn an_exec_leaves_its_cgroup_to_the_next_unless_it_left_something_in_it() 
     assert_eq!(leaf("setsid sleep 1000 >/dev/null 2>&1 &").await.as_ref(), Some(&first));
     eventually("the end of what was left behind", || async { (container.host_pids().len() == 1).then_some(()) }).await;
     assert_ne!(leaf("").await, Some(first), "something was left in it");
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn what_limits_a_container_while_an_exec_runs_limits_every_exec_after_it() {
+    let node = Node::start().await;
+    let image = node.busybox().await;
+    let container = node.pod("limited").await.start(&ContainerSpec::new("c", &image)).await;
+    let (cri, id) = (node.cri.clone(), container.id.clone());
+    let running =
+        tokio::spawn(async move { cri.exec(&id, &["/bin/sh", "-c", "touch /runs; until [ -e /ends ]; do sleep 0.01; done"], 0).await });
+    eventually("the exec", || async { container.shell("ls /").await.contains("runs").then_some(()) }).await;
+    let linux = LinuxContainerResources { cpuset_cpus: "0".into(), ..Default::default() };
+    let change = UpdateContainerResourcesRequest { container_id: container.id.clone(), linux: Some(linux), ..Default::default() };
+    if let Err(status) = node.cri.runtime().update_container_resources(change).await {
+        eprintln!("skipped: no container can be kept to a processor: {status}");
+        return node.finish().await;
+    }
+    container.shell("touch /ends").await;
+    running.await.expect("no panic").expect("ExecSync");
+    for _ in 0..3 {
+        let status = container.shell("cat /proc/self/status").await;
+        assert!(status.contains("Cpus_allowed_list:\t0\n"), "{status}");
+    }
     node.finish().await;
 }
 

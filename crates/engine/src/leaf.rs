@@ -24,6 +24,8 @@ const MOST_IDLE: usize = 3;
 struct Idle {
     leaf: ExecLeaf,
     berth: Option<Berth>,
+    /// How often the leaves had been forgotten when it was made.
+    generation: usize,
 }
 
 impl Idle {
@@ -48,6 +50,8 @@ struct Kept {
     last: Option<Instant>,
     /// Whether berths were found not to work in this container.
     is_without_berths: bool,
+    /// How often all leaves were forgotten, also those in which a program ran.
+    generation: usize,
 }
 
 impl IdleLeaves {
@@ -59,14 +63,15 @@ impl IdleLeaves {
                 return Ok(idle);
             }
         }
+        let generation = self.kept().generation;
         // One mkdir(2) in memory: shorter than handing it to another thread would take.
-        Ok(Idle { leaf: cgroup.exec_leaf(name)?, berth: None })
+        Ok(Idle { leaf: cgroup.exec_leaf(name)?, berth: None, generation })
     }
 
     /// Keeps a leaf that is at rest; returns one that cannot be kept.
     fn keep(&self, mut left: Idle) -> Option<ExecLeaf> {
         let mut kept = self.kept();
-        if kept.idle.len() >= MOST_IDLE || !left.is_at_rest() {
+        if kept.idle.len() >= MOST_IDLE || left.generation != kept.generation || !left.is_at_rest() {
             return Some(left.leaf);
         }
         kept.idle.push(left);
@@ -75,9 +80,11 @@ impl IdleLeaves {
     }
 
     /// Forgets all of them: an exec in one would miss a hierarchy that its container has joined since. They are removed
-    /// with the container.
+    /// with the container, and those in which programs still run, when these have ended.
     pub(crate) fn forget(&self) {
-        self.kept().idle.clear();
+        let mut kept = self.kept();
+        kept.idle.clear();
+        kept.generation += 1;
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -92,13 +99,15 @@ pub(crate) struct Leaf {
     leaf: Option<ExecLeaf>,
     /// The process in it that waits for the exec's program, if one does.
     pub(crate) berth: Option<Berth>,
+    /// As of [`Idle`].
+    generation: usize,
 }
 
 impl Leaf {
     /// One for an exec of this name, which is unique in the container.
     pub(crate) fn new(container: &Arc<LiveContainer>, name: &str) -> Result<Self> {
-        let Idle { leaf, berth } = container.leaves.take(&container.cgroup, name)?;
-        Ok(Self { container: Arc::clone(container), leaf: Some(leaf), berth })
+        let Idle { leaf, berth, generation } = container.leaves.take(&container.cgroup, name)?;
+        Ok(Self { container: Arc::clone(container), leaf: Some(leaf), berth, generation })
     }
 
     /// What its processes are put into.
@@ -119,8 +128,8 @@ impl Leaf {
 
     /// Takes note that the exec's own process has ended: if it left nothing behind, another exec can have the leaf.
     pub(crate) fn vacate(&mut self) {
-        let berth = self.berth.take();
-        self.leaf = self.leaf.take().and_then(|leaf| self.container.leaves.keep(Idle { leaf, berth }));
+        let (berth, generation) = (self.berth.take(), self.generation);
+        self.leaf = self.leaf.take().and_then(|leaf| self.container.leaves.keep(Idle { leaf, berth, generation }));
     }
 
     /// Kills its processes and waits until they are gone.
