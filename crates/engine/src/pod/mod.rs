@@ -165,6 +165,7 @@ impl Owner {
                 () = tokio::time::sleep(PAUSE), if self.unsaved => self.save_at_last(),
             }
         }
+        refuse_all(self.inbox).await;
     }
 
     async fn carry_out(&mut self, command: Command) -> Next {
@@ -262,7 +263,34 @@ impl Owner {
     }
 }
 
+/// Drops what is in an inbox that nobody will read, and what is about to be. With the inbox alone dropped, the command of a
+/// caller who already had room for it would lie there, its answer awaited for ever.
+async fn refuse_all(mut inbox: mpsc::Receiver<Command>) {
+    inbox.close();
+    while inbox.recv().await.is_some() {}
+}
+
 /// Answers a caller, who may have gone away.
 fn reply<T>(answer: Answer<T>, result: Result<T>) {
     let _ = answer.send(result);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_command_that_its_pods_end_overtakes_is_refused() {
+        let (sender, inbox) = mpsc::channel(2);
+        let (answer, waiting) = oneshot::channel();
+        sender.send(Command::Stop(answer)).await.unwrap();
+        let (answer, about_to_wait) = oneshot::channel();
+        let room = sender.reserve().await.unwrap();
+        let end = tokio::spawn(refuse_all(inbox));
+        assert!(waiting.await.is_err());
+        room.send(Command::Remove(answer));
+        assert!(about_to_wait.await.is_err());
+        end.await.unwrap();
+        assert!(Handle(sender).ask(Command::Stop).await.is_none());
+    }
 }

@@ -34,7 +34,6 @@ pub(super) struct Outgoing {
 #[derive(Debug)]
 pub(super) struct Link {
     stream: UnixStream,
-    calls: mpsc::Receiver<Outgoing>,
     events: mpsc::UnboundedSender<Event>,
     decoder: Decoder,
     replies: HashMap<u64, (oneshot::Sender<Reply>, Option<String>)>,
@@ -44,23 +43,23 @@ pub(super) struct Link {
 
 impl Link {
     /// A link over a connected socket.
-    pub(super) fn new(stream: UnixStream, calls: mpsc::Receiver<Outgoing>, events: mpsc::UnboundedSender<Event>) -> Self {
-        Self { stream, calls, events, decoder: Decoder::default(), replies: HashMap::new(), execs: HashMap::new(), last: 0 }
+    pub(super) fn new(stream: UnixStream, events: mpsc::UnboundedSender<Event>) -> Self {
+        Self { stream, events, decoder: Decoder::default(), replies: HashMap::new(), execs: HashMap::new(), last: 0 }
     }
 
     /// Works until the monitor goes away or nobody holds a handle to it. Whoever waits then sees its end dropped.
-    pub(super) async fn run(mut self) {
-        loop {
-            let going_on = tokio::select! {
-                call = self.calls.recv() => match call {
-                    Some(call) => self.send(call).await,
-                    None => return,
-                },
-                readable = self.stream.readable() => readable.and_then(|()| self.receive()),
-            };
-            if going_on.is_err() {
-                return;
-            }
+    pub(super) async fn run(mut self, mut calls: mpsc::Receiver<Outgoing>) {
+        while self.work(&mut calls).await.is_ok() {}
+        drop(self);
+        // Dropped as it is, it would keep for ever the call of one who already had room in it.
+        calls.close();
+        while calls.recv().await.is_some() {}
+    }
+
+    async fn work(&mut self, calls: &mut mpsc::Receiver<Outgoing>) -> io::Result<()> {
+        tokio::select! {
+            call = calls.recv() => self.send(call.ok_or(io::ErrorKind::BrokenPipe)?).await,
+            readable = self.stream.readable() => readable.and_then(|()| self.receive()),
         }
     }
 
@@ -162,15 +161,36 @@ mod tests {
         [&u32::try_from(text.len()).unwrap().to_le_bytes()[..], text.as_bytes()].concat()
     }
 
+    fn call() -> (Outgoing, oneshot::Receiver<Reply>) {
+        let (reply, answer) = oneshot::channel();
+        (Outgoing { request: Request::State, descriptors: Vec::new(), reply, exited: None }, answer)
+    }
+
+    #[tokio::test]
+    async fn a_call_that_its_monitors_end_overtakes_has_an_end() {
+        let (ours, peer) = UnixStream::pair().unwrap();
+        let (calls, receiver) = mpsc::channel(1);
+        let (events, mut heard) = mpsc::unbounded_channel();
+        let link = tokio::spawn(Link::new(ours, events).run(receiver));
+        let (late, answer) = call();
+        let room = calls.reserve().await.unwrap();
+        drop(peer);
+        assert!(heard.recv().await.is_none(), "the end is told at once");
+        room.send(late);
+        assert!(answer.await.is_err());
+        link.await.unwrap();
+        assert!(calls.send(call().0).await.is_err());
+    }
+
     #[tokio::test]
     async fn what_a_later_monitor_says_costs_at_most_the_call_that_it_answers() {
         let (ours, mut peer) = Peer::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         let (calls, receiver) = mpsc::channel(1);
         let (events, mut heard) = mpsc::unbounded_channel();
-        let link = tokio::spawn(Link::new(UnixStream::from_std(ours).unwrap(), receiver, events).run());
-        let (reply, answer) = oneshot::channel();
-        calls.send(Outgoing { request: Request::State, descriptors: Vec::new(), reply, exited: None }).await.unwrap();
+        let link = tokio::spawn(Link::new(UnixStream::from_std(ours).unwrap(), events).run(receiver));
+        let (request, answer) = call();
+        calls.send(request).await.unwrap();
         let peer = tokio::task::spawn_blocking(move || {
             // The call is there, so its answer is awaited.
             peer.read_exact(&mut [0; 4]).unwrap();

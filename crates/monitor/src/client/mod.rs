@@ -95,7 +95,7 @@ impl Monitor {
         let stream = connect(directory).await.map_err(unavailable)?;
         let (outgoing, calls) = mpsc::channel(CALLS);
         let (events, receiver) = mpsc::unbounded_channel();
-        tokio::spawn(Link::new(stream, calls, events).run());
+        tokio::spawn(Link::new(stream, events).run(calls));
         Ok((Self { outgoing, pid: 0, revision: 0 }, receiver))
     }
 
