@@ -146,7 +146,8 @@ impl Cgroup {
     fn remove_marked_parents(&self) -> Result<()> {
         use rustix::io::Errno;
         for top in self.hierarchy.layout.tops() {
-            for parent in file::parents(top, self.location.relative()).iter().rev().take_while(|parent| file::is_marked_as_ours(parent)) {
+            // One that is gone was the work of a daemon that did not come to those above it.
+            for parent in file::parents(top, self.location.relative()).iter().rev().take_while(|parent| !file::is_of_others(parent)) {
                 match rustix::fs::rmdir(parent) {
                     Ok(()) => coracle_failpoint::reach(coracle_failpoint::Point::CgroupRemove),
                     Err(Errno::NOENT) => {}

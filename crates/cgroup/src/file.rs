@@ -99,9 +99,9 @@ fn mark_as_ours(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the directory bears our mark.
-pub(crate) fn is_marked_as_ours(directory: &Path) -> bool {
-    rustix::fs::getxattr(directory, MADE_BY_US, &mut [0u8; 8][..]).is_ok()
+/// Whether there is such a directory, and it does not bear our mark.
+pub(crate) fn is_of_others(directory: &Path) -> bool {
+    !matches!(rustix::fs::getxattr(directory, MADE_BY_US, &mut [0u8; 8][..]), Ok(_) | Err(rustix::io::Errno::NOENT))
 }
 
 /// The names of the directories in `directory`; none if it does not exist.

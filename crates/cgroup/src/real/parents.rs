@@ -51,3 +51,19 @@ fn what_a_kubelet_made_stays_and_what_we_made_in_its_place_goes() {
     assert_eq!(left, [kubelets]);
     assert!(refused && still_there);
 }
+
+#[test]
+fn a_removal_that_was_broken_off_between_two_parents_is_finished_by_the_next() {
+    let Some(machine) = Machine::as_it_is() else { return };
+    let top = format!("coracle-test-broken-{}", machine.pod.short());
+    let parent = format!("/{top}/burstable/poda");
+    let location = machine.hierarchy.container(Some(&parent), &machine.pod, &ContainerId::from_entropy(entropy())).unwrap();
+    let cgroup = Cgroup::create(&machine.hierarchy, location.clone(), &some_limits(), &[]).unwrap();
+    for directory in machine.hierarchy.layout.tops().map(|top| top.join(location.relative())) {
+        for gone in directory.ancestors().take(2) {
+            let _ = std::fs::remove_dir(gone);
+        }
+    }
+    cgroup.remove().unwrap();
+    assert!(machine.hierarchy.layout.tops().all(|directory| !directory.join(&top).exists()));
+}
