@@ -23,7 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// After so long monitors do nothing any more.
 const REST: Duration = Duration::from_secs(2);
 /// What is asked first, in the order of the rows.
-const FIRST_CALLS: [&str; 5] = ["Version", "ListPodSandbox", "ListContainers", "ExecSync in an old pod", "RunPodSandbox"];
+const FIRST_CALLS: [&str; 6] =
+    ["Version", "ListPodSandbox", "ListContainers", "ExecSync in an old pod", "RunPodSandbox", "ListPodSandboxStats"];
 
 /// From the start of the process to the answer of each of these calls, all asked from the beginning on.
 pub(crate) async fn measure(endpoints: &mut [Endpoint], counts: &[usize], samples: usize, report: &mut Report) -> Result<(), String> {
@@ -59,18 +60,18 @@ async fn restart(endpoint: &Endpoint, daemon: &mut Daemon, old: &str, count: usi
     let cri = &endpoint.cri;
     let complete = |listed: usize| if listed >= count { Ok(()) } else { Err(format!("{listed} of {count} are listed")) };
     let told = |status: coracle_e2e::Status| status.to_string();
-    let (version, pods, containers, exec, pod) = tokio::try_join!(
+    let (version, pods, containers, exec, pod, stats) = tokio::try_join!(
         answered(begin, || async { cri.version().await.map(drop).map_err(told) }),
         answered(begin, || async { cri.pods(Some(endpoint.filter())).await.map_err(told).and_then(|pods| complete(pods.len())) }),
         answered(begin, || async { cri.containers(None).await.map_err(told).and_then(|containers| complete(containers.len())) }),
         answered(begin, || async { cri.exec(old, &["/bin/true"], 10).await.map(drop).map_err(told) }),
         answered(begin, || async { endpoint.run_pod(&spec).await.map(drop).map_err(told) }),
+        answered(begin, || async { cri.all_pod_stats(None).await.map_err(told).and_then(|stats| complete(stats.len())) }),
     )?;
     remove_by_name(cri, endpoint, &spec.config.metadata.unwrap_or_default().name).await?;
-    // Their statistics are there when all pods are taken over. The next daemon is to find as much to do as this one.
-    cri.all_pod_stats(None).await.map_err(told)?;
+    // The statistics were there when all pods were taken over. The next daemon is to find as much to do as this one.
     tokio::time::sleep(REST).await;
-    Ok([version, pods, containers, exec, pod])
+    Ok([version, pods, containers, exec, pod, stats])
 }
 
 async fn remove_by_name(cri: &Cri, endpoint: &Endpoint, name: &str) -> Result<(), String> {
