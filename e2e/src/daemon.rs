@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{Cri, DEADLINE};
@@ -45,9 +46,7 @@ impl Daemon {
         loop {
             if let Ok(pods) = cri.pods(None).await {
                 // Lists tell of pods that are not taken over yet; a call about a pod waits for that.
-                for pod in pods {
-                    let _ = cri.pod_status(&pod.id).await;
-                }
+                join_all(pods.iter().map(|pod| cri.pod_status(&pod.id))).await;
                 return;
             }
             if let Ok(Some(status)) = self.process.try_wait() {
