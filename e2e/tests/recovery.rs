@@ -358,3 +358,23 @@ async fn a_daemon_that_is_told_to_end_leaves_its_pods_running() {
     assert_eq!(container.exec(&["/bin/true"]).await.code, 0);
     node.finish().await;
 }
+
+#[tokio::test]
+async fn a_daemon_that_is_told_to_end_takes_no_monitor_for_dead() {
+    let Some(mut node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let mut containers = Vec::new();
+    for number in 0..12 {
+        containers.push(node.pod(&format!("stays{number}")).await.start(&ContainerSpec::new("c", &image)).await);
+    }
+    for _ in 0..8 {
+        assert!(node.terminate_daemon().await.success());
+        node.start_daemon().await;
+        for container in &containers {
+            let status = container.status().await;
+            assert_eq!(status.state(), ContainerState::ContainerRunning, "{status:?}");
+        }
+    }
+    assert!(!node.daemon_log().contains("monitor is gone"), "{}", node.daemon_log());
+    node.finish().await;
+}

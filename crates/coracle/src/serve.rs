@@ -32,10 +32,6 @@ use crate::notify::Notifier;
 use crate::serving::Serving;
 use crate::watchdog;
 
-/// How long threads may take at the end for what cannot be interrupted. A look at a dead disk would take for ever, and
-/// whatever else is cut off the next daemon does again.
-const LAST_WORK: Duration = Duration::from_secs(2);
-
 /// How often a thread for blocking calls is kept from ending. There must be one when no further one can be made: what
 /// ends pods and makes room needs it.
 const PULSE: Duration = Duration::from_secs(60);
@@ -51,7 +47,9 @@ pub(crate) fn run(config: Option<PathBuf>) -> ExitCode {
         .during("starting", "the daemon's threads")
         .and_then(|runtime| {
             let served = runtime.block_on(serve(config.as_deref()));
-            runtime.shutdown_timeout(LAST_WORK);
+            // All tasks end with the process, at once. Ended one after the other, a link to a monitor would end before the pod's
+            // owner, who would take the monitor for dead and end the pod. What is cut off the next daemon does again.
+            std::mem::forget(runtime);
             served
         });
     match served {
