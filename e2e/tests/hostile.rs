@@ -298,3 +298,19 @@ async fn nothing_of_the_daemons_is_for_others() {
     assert!(keepers.is_err(), "a password is kept in {keepers:?}");
     node.finish().await;
 }
+
+#[tokio::test]
+async fn a_command_that_is_too_long_for_kernel_or_monitor_costs_only_its_call() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let container = node.pod("long").await.start(&ContainerSpec::new("c", &image)).await;
+    let first = container.host_pids();
+    // A control character takes six bytes on the way to the monitor.
+    for (letter, problem) in [("a", "Argument list too long"), ("\u{1}", "Message too long")] {
+        let error = node.cri.exec(&container.id, &["/bin/true", &letter.repeat(15 * MIB)], 0).await.expect_err("it is too long");
+        assert!(error.message().contains(problem), "{error}");
+        assert_eq!(container.exec(&["/bin/true"]).await.code, 0, "after {problem:?}");
+    }
+    assert_eq!(container.host_pids()[..1], first, "the container noticed nothing");
+    node.finish().await;
+}

@@ -70,7 +70,10 @@ impl Link {
             name
         });
         self.replies.insert(self.last, (call.reply, exec));
-        let frame = frame::encode(&Call { id: self.last, request: call.request }).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let Ok(frame) = frame::encode(&Call { id: self.last, request: call.request }) else {
+            self.deliver(self.last, Reply::Failed(Fault::new("sending", "a call to the monitor", Errno::MSGSIZE)));
+            return Ok(());
+        };
         let descriptors: Vec<BorrowedFd<'_>> = call.descriptors.iter().map(AsFd::as_fd).collect();
         let mut sent = 0;
         while let Some(rest) = frame.get(sent..).filter(|rest| !rest.is_empty()) {
@@ -121,12 +124,7 @@ impl Link {
             id: u64,
         }
         if let Some(Numbered { id }) = serde_json::from_slice::<Envelope>(frame)?.reply {
-            let fault = Fault {
-                stage: "understanding".to_owned(),
-                subject: "the answer of a monitor of a later release".to_owned(),
-                errno: Errno::PROTO.raw_os_error(),
-            };
-            self.deliver(id, Reply::Failed(fault));
+            self.deliver(id, Reply::Failed(Fault::new("understanding", "the answer of a monitor of a later release", Errno::PROTO)));
         }
         Ok(())
     }
