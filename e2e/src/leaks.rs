@@ -110,6 +110,13 @@ impl Footprint {
         self.all_monitors().into_iter().filter(holds).collect()
     }
 
+    /// A pod's one monitor.
+    pub fn monitor(&self, pod: &str) -> i32 {
+        let monitors = self.monitors(pod);
+        assert_eq!(monitors.len(), 1, "a pod has one monitor: {monitors:?}");
+        monitors[0]
+    }
+
     /// Mount points below the scratch directory, innermost last.
     pub fn mounts(&self) -> Vec<PathBuf> {
         let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();

@@ -3,12 +3,10 @@
 
 use std::net::TcpListener;
 
-use coracle_e2e::api::{
-    ContainerMetadata, ContainerState, ImageFsInfoRequest, PodSandboxMetadata, PodSandboxState, ReopenContainerLogRequest,
-};
+use coracle_e2e::api::{ContainerState, ImageFsInfoRequest, ReopenContainerLogRequest};
 use coracle_e2e::image::Image;
 use coracle_e2e::volume::{ABSENT, Volume};
-use coracle_e2e::{Code, Container, ContainerSpec, Node, Pod, PodSpec, Status, eventually, host};
+use coracle_e2e::{Code, Container, ContainerSpec, Node, Status, eventually, host};
 
 /// A pod's whole life, and all lists and stats, while something else hangs.
 async fn all_goes_on(node: &Node, image: &str, name: &str) {
@@ -47,13 +45,6 @@ fn ended_at_its_deadline<T: std::fmt::Debug>(result: Result<T, Status>, words: &
 
 fn signal(name: &str, pid: i32) {
     host::run("kill", &[&format!("-{name}"), &pid.to_string()]).expect("sending a signal");
-}
-
-/// The pod's monitor.
-fn monitor(node: &Node, pod: &Pod) -> i32 {
-    let monitors = node.footprint.monitors(&pod.id);
-    assert_eq!(monitors.len(), 1, "a pod has one monitor: {monitors:?}");
-    monitors[0]
 }
 
 /// A container that asks its volume for something, again and again.
@@ -148,7 +139,7 @@ async fn a_start_that_hangs_ends_with_its_monitor() {
     let pod = node.pod("starter").await;
     let below = format!("{}/below", volume.path());
     let container = pod.create(&ContainerSpec::new("c", &image).mount(&below, "/volume", false)).await;
-    let monitor = monitor(&node, &pod);
+    let monitor = node.footprint.monitor(&pod.id);
     volume.turn_deaf();
     let (cri, id) = (node.cri.clone(), container.id.clone());
     let start = tokio::spawn(async move { cri.start(&id).await });
@@ -231,7 +222,7 @@ async fn a_monitor_that_stands_still_delays_its_own_pod_only() {
     let image = node.busybox().await;
     let pod = node.pod("still").await;
     let container = pod.start(&ContainerSpec::new("c", &image)).await;
-    let monitor = monitor(&node, &pod);
+    let monitor = node.footprint.monitor(&pod.id);
     signal("STOP", monitor);
     let (cri, id) = (node.cri.clone(), container.id.clone());
     let reopen = tokio::spawn(async move { cri.runtime().reopen_container_log(ReopenContainerLogRequest { container_id: id }).await });
@@ -251,69 +242,5 @@ async fn a_monitor_that_stands_still_delays_its_own_pod_only() {
     assert_eq!((status.state(), status.exit_code), (ContainerState::ContainerExited, -1), "{status:?}");
     assert!(!host::is_alive(monitor), "the monitor was ended");
     pod.remove().await;
-    node.finish().await;
-}
-
-#[tokio::test]
-async fn a_pod_whose_monitor_was_killed_ends_and_says_only_what_is_known() {
-    let Some(node) = Node::own().await else { return };
-    let image = node.busybox().await;
-    let pod = node.pod("orphan").await;
-    let ended = pod.start(&ContainerSpec::new("ended", &image).script("exit 3")).await;
-    let before = ended.exited().await;
-    let created = pod.create(&ContainerSpec::new("created", &image)).await;
-    let family = pod.start(&ContainerSpec::new("family", &image).script("sleep 100000 & sleep 100000 & wait")).await;
-    let (cri, id) = (node.cri.clone(), family.id.clone());
-    let exec = tokio::spawn(async move { cri.exec(&id, &["/bin/sh", "-c", "echo >/begun; sleep 100000"], 0).await });
-    eventually("the exec", || async { (family.exec(&["/bin/ls", "/begun"]).await.code == 0).then_some(()) }).await;
-    signal("KILL", monitor(&node, &pod));
-
-    let error = exec.await.expect("the call itself does not panic").expect_err("nobody saw how it ended");
-    assert!(error.message().contains("monitor"), "{error}");
-    let status = family.exited().await;
-    assert_eq!((status.exit_code, status.reason.as_str()), (-1, "ContainerStatusUnknown"), "{status:?}");
-    assert!(status.finished_at >= status.started_at && status.started_at > 0, "{status:?}");
-    assert_eq!(ended.status().await, before, "what was known stays known");
-    eventually("the pod's end", || async { (pod.status().await.state() == PodSandboxState::SandboxNotready).then_some(()) }).await;
-    // The first process of a pid namespace is gone when all in it are reaped, by the node's init now.
-    eventually("the end of all its processes", || async { family.host_pids().is_empty().then_some(()) }).await;
-    assert_eq!(node.cri.start(&created.id).await.expect_err("its pod has ended").code(), Code::FailedPrecondition);
-    // What a kubelet does next: another attempt at the same pod, then it clears the first away.
-    let again = PodSpec::new("orphan").with(|config| {
-        config.metadata = Some(PodSandboxMetadata { name: "orphan".to_owned(), attempt: 1, ..Default::default() });
-    });
-    let again = node.run(&again).await;
-    let second = ContainerSpec::new("family", &image).with(|config| {
-        config.metadata = Some(ContainerMetadata { name: "family".to_owned(), attempt: 1 });
-    });
-    assert_eq!(again.start(&second).await.exec(&["/bin/true"]).await.code, 0);
-    pod.stop().await;
-    pod.remove().await;
-    node.finish().await;
-}
-
-#[tokio::test]
-async fn what_a_monitor_wrote_before_it_died_is_believed_by_the_next_daemon() {
-    let Some(mut node) = Node::own().await else { return };
-    let image = node.busybox().await;
-    let pod = node.pod("orphan").await;
-    let leaving = "until [ -e /dev/shm/go ]; do sleep 0.05; done; exit 5";
-    let told = pod.start(&ContainerSpec::new("told", &image).script(leaving)).await;
-    let untold = pod.start(&ContainerSpec::new("untold", &image)).await;
-    let monitor = monitor(&node, &pod);
-    node.kill_daemon();
-    let directory = node.footprint.state.join("pods").join(&pod.id);
-    std::fs::write(directory.join("shm/go"), "").expect("telling the container through its shared memory");
-    eventually("the container's end", || async { told.host_pids().is_empty().then_some(()) }).await;
-    let exit = directory.join("containers").join(&told.id).join("exit.json");
-    eventually("the monitor's word", || async { exit.exists().then_some(()) }).await;
-    host::kill(monitor).await;
-    node.start_daemon().await;
-    let status = told.exited().await;
-    assert_eq!((status.exit_code, status.reason.as_str()), (5, "Error"), "{status:?}");
-    let status = untold.exited().await;
-    assert_eq!((status.exit_code, status.reason.as_str()), (-1, "ContainerStatusUnknown"), "{status:?}");
-    eventually("the end of all its processes", || async { untold.host_pids().is_empty().then_some(()) }).await;
-    assert_eq!(pod.status().await.state(), PodSandboxState::SandboxNotready);
     node.finish().await;
 }

@@ -1,6 +1,6 @@
 //! The daemon dies, by `kill -9`, at any moment: no container notices, and the next daemon knows everything.
 
-use coracle_e2e::api::{ContainerState, NamespaceMode, PodSandboxState, Protocol};
+use coracle_e2e::api::{ContainerState, PodSandboxState, Protocol};
 use coracle_e2e::{Code, ContainerSpec, Node, Pod, PodSpec, eventually, host};
 
 #[tokio::test]
@@ -261,43 +261,6 @@ async fn ends_that_a_daemon_did_not_live_to_see_are_known_to_the_next() {
     }
     assert_eq!(pod.status().await.state(), PodSandboxState::SandboxNotready);
     eventually("its host port to lead nowhere", || async { node.footprint.host_ports().is_empty().then_some(()) }).await;
-    node.finish().await;
-}
-
-#[tokio::test]
-async fn a_pod_whose_monitor_died_is_told_honestly_and_can_be_removed() {
-    let Some(node) = Node::own().await else { return };
-    let image = node.busybox().await;
-    let pod = node.pod("orphan").await;
-    let container = pod.start(&ContainerSpec::new("c", &image)).await;
-    let neighbour = node.pod("neighbour").await.start(&ContainerSpec::new("c", &image)).await;
-    let monitors = node.footprint.monitors(&pod.id);
-    assert_eq!(monitors.len(), 1, "a pod has one monitor: {monitors:?}");
-    host::kill(monitors[0]).await;
-    let status = eventually("the container to be said to have ended", || async {
-        let status = container.status().await;
-        (status.state() != ContainerState::ContainerRunning).then_some(status)
-    })
-    .await;
-    assert_ne!((status.exit_code, status.reason.as_str()), (0, "Completed"), "nobody saw it end well: {status:?}");
-    assert_eq!(neighbour.exec(&["/bin/true"]).await.code, 0, "other pods are not concerned");
-    pod.stop().await;
-    // Without a monitor nobody waits for the last who are on their way out of a pid namespace.
-    eventually("a stopped pod to have no processes", || async { container.host_pids().is_empty().then_some(()) }).await;
-    pod.remove().await;
-    node.finish().await;
-}
-
-#[tokio::test]
-async fn the_init_process_of_shared_process_ids_ends_with_its_monitor() {
-    let Some(node) = Node::own().await else { return };
-    let mut shared = PodSpec::new("shared");
-    shared.namespaces().pid = NamespaceMode::Pod.into();
-    let pod = node.run(&shared).await;
-    for pid in node.footprint.monitors(&pod.id) {
-        host::kill(pid).await;
-    }
-    pod.stop().await;
     node.finish().await;
 }
 

@@ -114,10 +114,11 @@ impl Owner {
     async fn start_monitor(&mut self) -> Result<()> {
         let path = self.directory.path();
         let subject = self.record.id.as_str();
-        coracle_monitor::client::spawn(&self.shared.monitor, path).await?;
+        let pid = coracle_monitor::client::spawn(&self.shared.monitor, path).await?;
+        let started = process::start_time(pid).during("looking at the monitor of pod", subject)?;
+        // Known before it is talked to: one that does not answer is to be killed as well.
+        self.record.monitor = Some(MonitorIdentity { pid, started });
         let (monitor, events) = within(ANSWER, "greeting the monitor of pod", subject, Monitor::connect(path)).await?;
-        let started = process::start_time(monitor.pid()).during("looking at the monitor of pod", subject)?;
-        self.record.monitor = Some(MonitorIdentity { pid: monitor.pid(), started });
         (self.monitor, self.events) = (Some(monitor), Some(events));
         Ok(())
     }

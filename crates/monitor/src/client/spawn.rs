@@ -37,11 +37,11 @@ impl Program {
 }
 
 /// Starts a monitor for the pod with this directory, listening on [`SOCKET`] in it and complaining into [`LOG`]. It goes
-/// on when this process ends. It can be connected to at once.
+/// on when this process ends. It can be connected to at once. Returns its process id.
 ///
 /// # Errors
 /// The socket cannot be made or the program cannot be executed.
-pub async fn spawn(program: &Program, directory: &Path) -> Result<()> {
+pub async fn spawn(program: &Program, directory: &Path) -> Result<i32> {
     let stage = "starting the monitor in";
     let handle = open_directory(directory).during(stage, directory.display())?;
     let socket = listen(&handle).during("making the monitor's socket in", directory.display())?;
@@ -57,9 +57,10 @@ pub async fn spawn(program: &Program, directory: &Path) -> Result<()> {
         .spawn()
         .map_err(|error| super::failure::of_spawning(stage, directory.display(), error))?;
     reach(Point::MonitorSpawn);
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).unwrap_or_default();
     // Reaped when it ends; how it ended is for those who talk to it to find out.
     tokio::spawn(async move { child.wait().await });
-    Ok(())
+    Ok(pid)
 }
 
 fn listen(directory: &OwnedFd) -> io::Result<UnixListener> {
