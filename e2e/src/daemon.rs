@@ -7,7 +7,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::net::{Shutdown, SocketAddrUnix, getpeername, shutdown};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, kill_process, pidfd_getfd, pidfd_open};
 
 use crate::{Cri, DEADLINE};
 
@@ -60,6 +61,19 @@ impl Daemon {
     /// Its process id.
     pub(crate) fn pid(&self) -> i32 {
         i32::try_from(self.process.id()).expect("a process id fits")
+    }
+
+    /// Breaks its connections to monitors, by copies of its sockets; how many there were.
+    pub(crate) fn break_links(&self) -> usize {
+        let process = Pid::from_raw(self.pid()).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        let files = fs::read_dir(format!("/proc/{}/fd", self.pid())).into_iter().flatten().flatten();
+        let numbers = files.filter_map(|file| file.file_name().to_str()?.parse().ok());
+        let sockets = numbers.filter_map(|number| pidfd_getfd(process.as_ref()?, number, PidfdGetfdFlags::empty()).ok());
+        let links = sockets.filter(|socket| {
+            let peer = getpeername(socket).ok().flatten().and_then(|address| SocketAddrUnix::try_from(address).ok());
+            peer.is_some_and(|peer| peer.path_bytes().is_some_and(|path| path.ends_with(b"monitor.sock")))
+        });
+        links.filter(|link| shutdown(link, Shutdown::Both).is_ok()).count()
     }
 
     /// Whether it has ended.

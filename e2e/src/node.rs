@@ -163,6 +163,11 @@ impl Node {
         self.daemon.as_mut().expect("the node has a daemon of its own").serving(&self.cri).await;
     }
 
+    /// Breaks every connection between the daemon and monitors; how many there were.
+    pub fn break_links(&self) -> usize {
+        self.daemon.as_ref().expect("the node has a daemon of its own").break_links()
+    }
+
     /// Whether there is no daemon any more.
     pub fn daemon_has_ended(&mut self) -> bool {
         self.daemon.as_mut().is_none_or(Daemon::has_ended)

@@ -157,12 +157,14 @@ impl Session {
 
 /// The exit status in how a session ended, as clients look for it.
 pub fn exit_code(status: &Value) -> i32 {
+    exit_code_if_any(status).unwrap_or_else(|| panic!("no exit status in {status}"))
+}
+
+/// The same; `None` if the session ended without one.
+pub fn exit_code_if_any(status: &Value) -> Option<i32> {
     match status["status"].as_str() {
-        Some("Success") => 0,
-        _ => status["details"]["causes"][0]["message"]
-            .as_str()
-            .and_then(|code| code.parse().ok())
-            .unwrap_or_else(|| panic!("no exit status in {status}")),
+        Some("Success") => Some(0),
+        _ => status["details"]["causes"][0]["message"].as_str().and_then(|code| code.parse().ok()),
     }
 }
 

@@ -1,4 +1,4 @@
-//! A pod's monitor dies, and what becomes of the pod.
+//! A pod's monitor dies, and what becomes of the pod; or only the daemon's connection to it does, and nothing becomes of it.
 
 use std::fs;
 
@@ -99,6 +99,41 @@ async fn what_a_monitor_wrote_before_it_died_is_believed_by_the_next_daemon() {
     assert_eq!((status.exit_code, status.reason.as_str()), (-1, "ContainerStatusUnknown"), "{status:?}");
     eventually("the end of all its processes", || async { untold.host_pids().is_empty().then_some(()) }).await;
     assert_eq!(pod.status().await.state(), PodSandboxState::SandboxNotready);
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_is_no_monitors_death() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let pod = node.pod("connected").await;
+    let container = pod.start(&ContainerSpec::new("c", &image).script("until [ -e /go ]; do sleep 0.05; done; echo going; exit 7")).await;
+    let created = pod.create(&ContainerSpec::new("created", &image)).await;
+    let (monitor, first) = (node.footprint.monitor(&pod.id), container.host_pids()[0]);
+    for times in 1..=3 {
+        let (cri, id) = (node.cri.clone(), container.id.clone());
+        let waits = "touch /begun; until [ -e /ends ]; do sleep 0.05; done; rm /begun /ends";
+        let exec = tokio::spawn(async move { cri.exec(&id, &["/bin/sh", "-c", waits], 0).await });
+        eventually("the exec", || async { (container.exec(&["/bin/ls", "/begun"]).await.code == 0).then_some(()) }).await;
+        assert!(node.break_links() > 0, "there is no connection to break");
+        let connected = || async { (node.daemon_log().matches("another was made").count() == times).then_some(()) };
+        eventually("another connection", connected).await;
+        container.shell("touch /ends").await;
+        // Of a program that somebody else than the monitor started, the end is heard of all the same.
+        match exec.await.expect("the call itself does not panic") {
+            Ok(output) => assert_eq!(output.exit_code, 0),
+            Err(error) => assert!(error.message().contains("monitor"), "{error}"),
+        }
+        container.shell("rm -f /begun /ends").await;
+    }
+    assert_eq!(container.host_pids()[0], first);
+    assert_eq!(node.footprint.monitor(&pod.id), monitor);
+    assert_eq!(pod.status().await.state(), PodSandboxState::SandboxReady);
+    assert_eq!(container.status().await.state(), ContainerState::ContainerRunning);
+    created.start().await;
+    container.shell("touch /go").await;
+    assert_eq!(container.exited().await.exit_code, 7, "its end is heard of");
+    assert_eq!(container.lines("stdout"), ["going"]);
     node.finish().await;
 }
 

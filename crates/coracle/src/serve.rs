@@ -48,7 +48,7 @@ pub(crate) fn run(config: Option<PathBuf>) -> ExitCode {
         .and_then(|runtime| {
             let served = runtime.block_on(serve(config.as_deref()));
             // All tasks end with the process, at once. Ended one after the other, a link to a monitor would end before the pod's
-            // owner, who would take the monitor for dead and end the pod. What is cut off the next daemon does again.
+            // owner, who would take that for news of the monitor. What is cut off the next daemon does again.
             std::mem::forget(runtime);
             served
         });

@@ -110,7 +110,9 @@ fn prepare(container: &ContainerView, target: &Arc<LiveContainer>, request: Requ
 impl Started {
     /// Waits for the end of the program itself; its exit status, or 128 and the number of the signal that killed it.
     pub(crate) async fn exited(&mut self, container: &ContainerId) -> Result<i32> {
-        let code = (&mut self.exited).await.during("waiting for an exec in container", container)?;
+        let lost = "its pod's monitor, or the connection to it, has gone away";
+        let lost = |_| Failure::new("waiting for an exec in container", container, lost).kind(FailureKind::Unavailable);
+        let code = (&mut self.exited).await.map_err(lost)?;
         self.leaf.vacate();
         Ok(code)
     }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use coracle_domain::{
-    ContainerId, ContainerPhase, ContainerRequest, During, Error, Exit, ExitCode, PidMode, PodPhase, Refusal, Resources, Result,
+    ContainerId, ContainerPhase, ContainerRequest, During, Error, Exit, ExitCode, Failure, FailureKind, PidMode, PodPhase, Refusal,
+    Resources, Result,
 };
 use coracle_failpoint::{Point, reach};
 use coracle_image::Image;
@@ -91,7 +92,14 @@ impl Owner {
         };
         let outcome = within(SET_UP, "starting container", id.as_str(), work).await;
         self.starting.remove(id);
-        self.note_start(id, outcome).await
+        match outcome {
+            // What became of the start, the monitor has told now, or will.
+            Err(error) if is_unavailable(&error) && self.reconnect().await.is_ok() => {
+                self.publish();
+                Err(error)
+            }
+            outcome => self.note_start(id, outcome).await,
+        }
     }
 
     fn start_of(&self, id: &ContainerId, container: &ContainerRecord) -> Start {
@@ -185,6 +193,11 @@ impl Owner {
     fn container_mut(&mut self, id: &ContainerId) -> Result<&mut ContainerRecord> {
         self.record.container_mut(id).ok_or_else(|| Refusal::not_found("container", id.as_str()).into())
     }
+}
+
+/// Whether the monitor, or the connection to it, was lost.
+pub(super) fn is_unavailable(error: &Error) -> bool {
+    matches!(error, Error::Failed(Failure { kind: FailureKind::Unavailable, .. }))
 }
 
 fn make_directory(directory: &ContainerDirectory) -> Result<()> {

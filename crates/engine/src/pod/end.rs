@@ -20,9 +20,10 @@ impl Owner {
         let news = self.news_of_end(id);
         let running = self.record.container(id).filter(|container| container.is_running());
         let Some(signal) = running.map(|container| container.stop_signal) else { return Ok(news) };
-        if self.asked_to_end.insert(id.clone()) {
+        if !self.asked_to_end.contains(id) {
             let call = self.monitor()?.signal(Target::Container(id.to_string()), signal);
             within(ANSWER, "sending the stop signal to container", id.as_str(), call).await?;
+            self.asked_to_end.insert(id.clone());
         }
         Ok(news)
     }
@@ -137,6 +138,7 @@ impl Owner {
                     self.note_exit(&id, &exit).await;
                 }
                 Some(_) => {}
+                None if self.reconnect().await.is_ok() => {}
                 // The owner hears the same again, when it is done with this, and ends the pod.
                 None => self.monitor = None,
             }

@@ -80,13 +80,15 @@ impl Owner {
         }
     }
 
-    /// Without its monitor a pod cannot be served: it ends, and says only what is known.
+    /// Nothing comes from the monitor any more. If it was only the connection that broke, another one does. Without its monitor a
+    /// pod cannot be served: it ends, and says only what is known.
     async fn monitor_lost(&mut self) {
         (self.monitor, self.events) = (None, None);
         if self.record.phase != PodPhase::Ready {
             return;
         }
-        warn!(pod = self.record.id.short(), "the pod's monitor is gone; ending the pod");
+        let Err(error) = self.reconnect().await else { return self.publish() };
+        warn!(pod = self.record.id.short(), %error, "the pod's monitor is gone; ending the pod");
         if let Err(error) = self.stop().await {
             warn!(pod = self.record.id.short(), %error, "the pod was not ended cleanly");
         }

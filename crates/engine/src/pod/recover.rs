@@ -21,12 +21,14 @@ use std::time::Duration;
 use coracle_cgroup::Cgroup;
 use coracle_domain::{ContainerId, ContainerPhase, During, PodId, PodPhase, Result};
 use coracle_monitor::client::{Monitor, Started, State};
-use coracle_monitor::protocol::ContainerState;
+use coracle_monitor::protocol::{ContainerState, Event};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{spawn_blocking, yield_now};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::container::is_unavailable;
 use super::events::lost_output;
 use super::teardown::{Subject, Teardown, containers_in};
 use super::{Command, Owner};
@@ -43,6 +45,8 @@ const SMALLEST_SHARE: usize = 32;
 const HANDFUL: usize = 8;
 /// How many pods are taken over at a time.
 const AT_A_TIME: usize = 8;
+/// How many connections to a monitor are tried.
+const GREETINGS: usize = 5;
 /// A pod that takes longer leaves its place to others.
 const PATIENCE: Duration = Duration::from_millis(50);
 
@@ -207,7 +211,7 @@ impl Owner {
     /// Ends the pod, or goes on where a former daemon was: how the containers end, the monitor sees that did not end yet.
     async fn finish_stop(&mut self) {
         if self.record.phase == PodPhase::Stopped
-            && let Err(error) = self.reconnect().await
+            && let Err(error) = self.connect().await
         {
             info!(pod = self.id().short(), %error, "the pod's end goes on without its monitor");
         }
@@ -220,7 +224,7 @@ impl Owner {
     async fn take_over(&mut self) {
         match self.record.phase {
             PodPhase::Ready => {
-                if let Err(error) = self.reconnect().await {
+                if let Err(error) = self.connect().await {
                     warn!(pod = self.id().short(), %error, "the pod's monitor is gone; ending the pod");
                     self.finish_stop().await;
                 }
@@ -268,10 +272,16 @@ impl Owner {
         }
     }
 
-    async fn reconnect(&mut self) -> Result<()> {
-        let subject = self.record.id.to_string();
-        let work = Monitor::reconnect(self.directory.path());
-        let (monitor, events, mut state) = within(ANSWER, "greeting the monitor of pod", &subject, work).await?;
+    /// Connects to the monitor again, if it was only the connection that broke.
+    pub(super) async fn reconnect(&mut self) -> Result<()> {
+        self.connect().await?;
+        warn!(pod = self.id().short(), "the connection to the pod's monitor broke, and another was made");
+        Ok(())
+    }
+
+    /// Connects to the pod's monitor, and takes note of all that happened while nobody was.
+    async fn connect(&mut self) -> Result<()> {
+        let (monitor, events, mut state) = within(ANSWER, "greeting the monitor of pod", self.id().as_str(), self.greet()).await?;
         (self.monitor, self.events) = (Some(monitor), Some(events));
         self.discard_half_made().await;
         let before = self.told();
@@ -282,6 +292,17 @@ impl Owner {
             self.note();
         }
         Ok(())
+    }
+
+    /// A connection may break as the one before did. If a few do, there is no monitor, or none that can be talked to.
+    async fn greet(&self) -> Result<(Monitor, UnboundedReceiver<Event>, State)> {
+        for _ in 1..GREETINGS {
+            match Monitor::reconnect(self.directory.path()).await {
+                Err(error) if is_unavailable(&error) => {}
+                greeted => return greeted,
+            }
+        }
+        Monitor::reconnect(self.directory.path()).await
     }
 
     /// What monitors tell of containers.
@@ -316,6 +337,19 @@ impl Owner {
                 container.phase = ContainerPhase::Running { pid: state.pid, started_at: state.started_at };
             }
         }
+        if !self.containers.contains_key(id) {
+            self.find_container(id);
+        }
+        if let Some(exit) = state.and_then(|state| state.exit.as_ref()) {
+            self.note_exit(id, exit).await;
+        }
+        if let Some(error) = failure {
+            self.note_failed_start(id, &error).await;
+        }
+    }
+
+    /// Finds what runs a container of a former daemon's.
+    fn find_container(&mut self, id: &ContainerId) {
         match Subject::of(&self.record).location(&self.shared.hierarchy, id) {
             Ok(location) => {
                 let cgroup = Arc::new(Cgroup::open(&self.shared.hierarchy, location));
@@ -324,12 +358,6 @@ impl Owner {
                 self.containers.insert(id.clone(), Arc::new(LiveContainer::new(cgroup, self.model_of(id))));
             }
             Err(error) => warn!(container = id.short(), %error, "the container's cgroup is not known"),
-        }
-        if let Some(exit) = state.and_then(|state| state.exit.as_ref()) {
-            self.note_exit(id, exit).await;
-        }
-        if let Some(error) = failure {
-            self.note_failed_start(id, &error).await;
         }
     }
 
@@ -347,6 +375,10 @@ impl Owner {
 
     /// The end of a start that a former daemon asked for, unless somebody heard of it by another way.
     pub(super) async fn conclude_start(&mut self, id: &ContainerId, outcome: Result<Started>) {
+        // Of a connection that broke the owner hears by itself. Another may be asked by now.
+        if outcome.as_ref().is_err_and(is_unavailable) {
+            return;
+        }
         let is_news = self.starting.remove(id) && self.record.container(id).is_some_and(|it| it.phase == ContainerPhase::Created);
         if is_news && let Err(error) = self.note_start(id, outcome).await {
             warn!(container = id.short(), %error, "a start that a former daemon asked for");

@@ -63,7 +63,8 @@ pub struct Started {
 pub struct RunningExec {
     /// Its process id in the node's namespace.
     pub pid: i32,
-    /// Its exit status, or 128 and the number of the signal that killed it. Ends without one if the monitor goes away.
+    /// Its exit status, or 128 and the number of the signal that killed it. Ends without one if the monitor, or the connection
+    /// to it, goes away.
     pub exited: oneshot::Receiver<i32>,
 }
 
@@ -138,7 +139,8 @@ impl Monitor {
     }
 
     fn gone(&self) -> Failure {
-        Failure::new("asking the monitor", format_args!("process {}", self.pid), "it has gone away").kind(FailureKind::Unavailable)
+        let problem = "it, or the connection to it, has gone away";
+        Failure::new("asking the monitor", format_args!("process {}", self.pid), problem).kind(FailureKind::Unavailable)
     }
 
     async fn done(&self, request: Request) -> Result<()> {
