@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use coracle_e2e::{Code, Cri, Status};
 
-use crate::sky::{NO_ROOM, Trouble};
+use crate::sky::{CUT, NO_ROOM, Trouble};
 use crate::verdict::Ended;
 use crate::world::World;
 
@@ -113,7 +113,7 @@ impl Caller {
         let sky = &self.world.sky;
         let ended = match &result {
             Ok(_) => Ended::Well,
-            Err(status) if is_cut(status) && sky.troubled(&[Trouble::NoDaemon], begin) => Ended::Cut,
+            Err(status) if is_cut(status) && sky.troubled(&CUT, begin) => Ended::Cut,
             Err(status) if is_failure(status) && sky.troubled(troubles, begin) => Ended::Forgiven,
             Err(_) => Ended::Refused,
         };

@@ -11,6 +11,8 @@ const AFTERMATH: Duration = Duration::from_secs(3);
 pub(crate) enum Trouble {
     /// Nobody serves.
     NoDaemon,
+    /// Connections between daemon and monitors are broken.
+    NoLink,
     /// No room for images and writable layers.
     StorageFull,
     /// No room for records.
@@ -20,6 +22,9 @@ pub(crate) enum Trouble {
     /// The registry does not answer, or hangs up.
     Registry,
 }
+
+/// Troubles that cut calls off.
+pub(crate) const CUT: [Trouble; 2] = [Trouble::NoDaemon, Trouble::NoLink];
 
 /// Troubles that have no room for something.
 pub(crate) const NO_ROOM: [Trouble; 3] = [Trouble::StorageFull, Trouble::StateFull, Trouble::LogsFull];

@@ -23,6 +23,8 @@ pub(crate) enum Kind {
     KillEarly,
     /// The daemon is told to end, and started again.
     Terminate,
+    /// The daemon's connections to monitors break, all at once, several times.
+    Disconnect,
     /// The daemon stands still for a while.
     Freeze,
     /// The file system of images and writable layers is full for a while.
@@ -65,7 +67,8 @@ impl Iterator for Weather {
         let dice = &mut self.dice;
         let fair = if dice.chance(10) { dice.between(15_000, 40_000) } else { dice.between(300, 8_000) };
         let kind = match dice.between(0, 20) {
-            0..=7 => Kind::Kill,
+            0..=5 => Kind::Kill,
+            6..=7 => Kind::Disconnect,
             8..=9 => Kind::KillEarly,
             10..=11 => Kind::Terminate,
             12..=13 => Kind::FullStorage,
@@ -117,6 +120,7 @@ impl Event {
             Kind::Kill => self.kill(node, world, 0).await,
             Kind::KillEarly => self.kill(node, world, self.times).await,
             Kind::Terminate => self.terminate(node, world).await,
+            Kind::Disconnect => self.disconnect(node, world).await,
             Kind::Freeze => self.freeze(node).await,
             Kind::FullStorage => self.fill(world, Trouble::StorageFull, &world.footprint.storage).await,
             Kind::FullState => self.fill(world, Trouble::StateFull, &world.footprint.state).await,
@@ -149,6 +153,15 @@ impl Event {
         }
         sleep(self.foul).await;
         start(node, world).await;
+    }
+
+    async fn disconnect(&self, node: &Node, world: &World) {
+        world.sky.begin(Trouble::NoLink);
+        for _ in 0..self.times {
+            node.break_links();
+            sleep(self.foul / 10).await;
+        }
+        world.sky.end(Trouble::NoLink);
     }
 
     async fn freeze(&self, node: &Node) {

@@ -3,18 +3,18 @@
 use std::time::{Duration, Instant};
 
 use coracle_e2e::api::ExecRequest;
-use coracle_e2e::session::{REMOTE, STDERR, STDOUT, Session, exit_code};
+use coracle_e2e::session::{REMOTE, STDERR, STDOUT, Session, exit_code_if_any};
 use serde_json::Value;
 
 use super::activity::chatter;
 use super::container::Member;
-use crate::sky::Trouble;
+use crate::sky::CUT;
 
 /// How often a session is tried that breaks off.
 const TRIES: usize = 20;
 
 impl Member<'_> {
-    /// A session breaks off when its daemon is killed, and at no other time.
+    /// A session breaks off when its daemon is killed, or cannot hear of its end, and at no other time.
     pub(super) async fn session(&self, id: &str, length: u32) {
         const CALL: &str = "Exec";
         let (caller, sky, expected) = (&self.actor.caller, &self.actor.world().sky, (length as usize, 0));
@@ -31,7 +31,7 @@ impl Member<'_> {
             if held == Ok(expected) {
                 return self.actor.world().verdict.event("sessions held");
             }
-            if !sky.troubled(&[Trouble::NoDaemon], begin) {
+            if !sky.troubled(&CUT, begin) {
                 return self.find("a session", format!("{expected:?} bytes and status"), format!("{held:?}"));
             }
             self.actor.world().verdict.event("sessions that broke off with their daemon");
@@ -45,8 +45,8 @@ async fn hold(url: &str) -> Result<(usize, i32), String> {
     let mut session = Session::try_begin(url, REMOTE).await.map_err(|error| error.to_string())?;
     while session.try_receive().await? {}
     let status: Value = serde_json::from_str(&session.status()).map_err(|error| format!("{error}: {:?}", session.status()))?;
-    match session.bytes(STDERR) {
-        b"end\n" => Ok((session.bytes(STDOUT).len(), exit_code(&status))),
-        other => Err(format!("error output {:?}, status {status}", String::from_utf8_lossy(other))),
+    match (session.bytes(STDERR), exit_code_if_any(&status)) {
+        (b"end\n", Some(code)) => Ok((session.bytes(STDOUT).len(), code)),
+        (other, _) => Err(format!("error output {:?}, status {status}", String::from_utf8_lossy(other))),
     }
 }
