@@ -3,6 +3,7 @@
 use std::fs;
 
 use coracle_e2e::api::{ContainerMetadata, ContainerState, NamespaceMode, PodSandboxMetadata, PodSandboxState};
+use coracle_e2e::volume::Volume;
 use coracle_e2e::{Code, ContainerSpec, Node, PodSpec, eventually, host};
 
 #[tokio::test]
@@ -134,6 +135,36 @@ async fn a_connection_that_breaks_is_no_monitors_death() {
     container.shell("touch /go").await;
     assert_eq!(container.exited().await.exit_code, 7, "its end is heard of");
     assert_eq!(container.lines("stdout"), ["going"]);
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_start_outlives_the_connection_that_it_was_asked_for_over() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let volume = Volume::mount(&node.scratch().join("volume"));
+    let pod = node.pod("starting").await;
+    let neighbour = pod.start(&ContainerSpec::new("neighbour", &image)).await;
+    let below = format!("{}/below", volume.path());
+    let container = pod.create(&ContainerSpec::new("c", &image).mount(&below, "/volume", false)).await;
+    volume.turn_deaf();
+    let start = || {
+        let (cri, id) = (node.cri.clone(), container.id.clone());
+        tokio::spawn(async move { cri.start(&id).await })
+    };
+    let starting = start();
+    eventually("the container's process", || async { (!container.host_pids().is_empty()).then_some(()) }).await;
+    assert!(node.break_links() > 0, "there is no connection to break");
+    let error = starting.await.expect("the call itself does not panic").expect_err("nobody knows how it ends");
+    assert_eq!(error.code(), Code::Unavailable, "{error}");
+    assert_eq!(container.status().await.state(), ContainerState::ContainerCreated, "nobody knows yet how it ends");
+    assert_eq!(neighbour.exec(&["/bin/true"]).await.code, 0, "the pod is served");
+    let joined = start();
+    drop(volume);
+    joined.await.expect("the call itself does not panic").expect_err("its volume has failed");
+    let status = container.exited().await;
+    assert_eq!(status.reason, "StartError", "{status:?}");
+    assert!(status.message.contains(&below), "stage and object are named: {status:?}");
     node.finish().await;
 }
 

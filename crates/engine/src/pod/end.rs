@@ -59,7 +59,7 @@ impl Owner {
         Ok(())
     }
 
-    /// Waits for the end of a start for which a former daemon asked, and whose process was killed.
+    /// Waits for the end of a start that was asked for over another connection, and whose process was killed.
     async fn end_start(&mut self, id: &ContainerId) -> Result<()> {
         let Some(monitor) = self.monitor.clone().filter(|_| self.starting.contains(id)) else { return Ok(()) };
         let outcome = async { Ok(monitor.await_start(id.as_str()).await) };

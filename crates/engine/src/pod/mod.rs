@@ -53,7 +53,7 @@ pub(crate) enum Command {
     Create(Box<ContainerRequest>, Answer<ContainerId>),
     /// Start it.
     Start(ContainerId, Answer<()>),
-    /// Take note of how its start ended, for which a former daemon asked.
+    /// Take note of how its start ended, that was asked for over another connection.
     ConcludeStart(ContainerId, Result<Started>),
     /// Send its stop signal, unless it was sent before; answers with the news of its end.
     AskToEnd(ContainerId, Answer<watch::Receiver<bool>>),
@@ -110,7 +110,7 @@ pub(crate) struct Owner {
     events: Option<mpsc::UnboundedReceiver<Event>>,
     containers: HashMap<ContainerId, Arc<LiveContainer>>,
     meter: Option<Arc<Meter>>,
-    /// The containers that are being started since before this daemon's time.
+    /// The containers whose start was asked for over another connection, of this daemon or a former one.
     starting: HashSet<ContainerId>,
     /// Told to those who hold connections into the pod, when its end begins.
     ends: Arc<watch::Sender<bool>>,

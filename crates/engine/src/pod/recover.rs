@@ -373,15 +373,15 @@ impl Owner {
         });
     }
 
-    /// The end of a start that a former daemon asked for, unless somebody heard of it by another way.
+    /// The end of a start that was asked for over another connection, unless somebody heard of it by another way.
     pub(super) async fn conclude_start(&mut self, id: &ContainerId, outcome: Result<Started>) {
-        // Of a connection that broke the owner hears by itself. Another may be asked by now.
+        // Of a connection that broke the owner hears by itself; the same may be asked over another by now.
         if outcome.as_ref().is_err_and(is_unavailable) {
             return;
         }
         let is_news = self.starting.remove(id) && self.record.container(id).is_some_and(|it| it.phase == ContainerPhase::Created);
         if is_news && let Err(error) = self.note_start(id, outcome).await {
-            warn!(container = id.short(), %error, "a start that a former daemon asked for");
+            warn!(container = id.short(), %error, "a container did not start, and who asked for it had heard no answer");
         }
     }
 

@@ -163,7 +163,7 @@ impl Monitor {
         started(self.call(Request::Start(start), Vec::new()).await?)
     }
 
-    /// Waits for the end of a start for which another daemon asked.
+    /// Waits for the end of a start that was asked for over another connection.
     pub async fn await_start(&self, container: &str) -> Result<Started> {
         if self.revision >= REMEMBERS_STARTS {
             return started(self.call(Request::AwaitStart { container: container.to_owned() }, Vec::new()).await?);
