@@ -5,6 +5,7 @@ use std::fs;
 use coracle_e2e::api::{ContainerMetadata, ContainerState, NamespaceMode, PodSandboxMetadata, PodSandboxState};
 use coracle_e2e::volume::Volume;
 use coracle_e2e::{Code, ContainerSpec, Node, PodSpec, eventually, host};
+use rustix::process::{Pid, Signal, kill_process};
 
 #[tokio::test]
 async fn a_pod_whose_monitor_died_is_told_honestly_and_can_be_removed() {
@@ -117,7 +118,7 @@ async fn a_connection_that_breaks_is_no_monitors_death() {
         let exec = tokio::spawn(async move { cri.exec(&id, &["/bin/sh", "-c", waits], 0).await });
         eventually("the exec", || async { (container.exec(&["/bin/ls", "/begun"]).await.code == 0).then_some(()) }).await;
         assert!(node.break_links() > 0, "there is no connection to break");
-        let connected = || async { (node.daemon_log().matches("another was made").count() == times).then_some(()) };
+        let connected = || async { (node.daemon_log().matches("connected to the pod's monitor again").count() == times).then_some(()) };
         eventually("another connection", connected).await;
         container.shell("touch /ends").await;
         // Of a program that somebody else than the monitor started, the end is heard of all the same.
@@ -165,6 +166,43 @@ async fn a_start_outlives_the_connection_that_it_was_asked_for_over() {
     let status = container.exited().await;
     assert_eq!(status.reason, "StartError", "{status:?}");
     assert!(status.message.contains(&below), "stage and object are named: {status:?}");
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_monitor_that_stands_still_when_a_daemon_starts_costs_no_container() {
+    let Some(mut node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let pod = node.pod("still").await;
+    let leaving = "echo here; until [ -e /dev/shm/go ]; do sleep 0.05; done; exit 7";
+    let leaving = pod.start(&ContainerSpec::new("leaving", &image).script(leaving)).await;
+    let staying = pod.start(&ContainerSpec::new("staying", &image)).await;
+    let created = pod.create(&ContainerSpec::new("created", &image)).await;
+    let neighbour = node.pod("neighbour").await.start(&ContainerSpec::new("c", &image)).await;
+    let monitor = Pid::from_raw(node.footprint.monitor(&pod.id)).expect("a process id");
+    let pids = staying.host_pids();
+    kill_process(monitor, Signal::STOP).expect("stopping the monitor");
+    node.restart().await;
+
+    assert_eq!(neighbour.exec(&["/bin/true"]).await.code, 0, "others are taken over");
+    assert_eq!(pod.status().await.state(), PodSandboxState::SandboxReady);
+    assert_eq!(staying.status().await.state(), ContainerState::ContainerRunning);
+    let refused = node.cri.exec(&staying.id, &["/bin/true"], 1).await;
+    node.refused(refused, Code::DeadlineExceeded, &staying.id);
+    fs::write(node.footprint.state.join("pods").join(&pod.id).join("shm/go"), "").expect("telling the container");
+    eventually("its end", || async { leaving.host_pids().is_empty().then_some(()) }).await;
+    kill_process(monitor, Signal::CONT).expect("waking the monitor");
+    assert_eq!(leaving.exited().await.exit_code, 7);
+    assert_eq!(leaving.lines("stdout"), ["here"]);
+    assert_eq!(staying.exec(&["/bin/true"]).await.code, 0);
+    assert_eq!(staying.host_pids()[..1], pids);
+    created.start().await;
+
+    // And if it never wakes, the pod can be stopped all the same.
+    kill_process(monitor, Signal::STOP).expect("stopping the monitor");
+    node.restart().await;
+    pod.stop().await;
+    assert!(!host::is_alive(monitor.as_raw_pid()), "the monitor was ended");
     node.finish().await;
 }
 

@@ -17,6 +17,7 @@ use coracle_spec::{ImageDefaults, signal_number};
 use rustix::fs::OFlags;
 
 use super::Owner;
+use super::connection::is_unavailable;
 use crate::deadline::{ANSWER, SET_UP, within};
 use crate::layout::ContainerDirectory;
 use crate::live::LiveContainer;
@@ -83,6 +84,11 @@ impl Owner {
         let container = self.container(id)?;
         if container.phase != ContainerPhase::Created {
             return Err(Refusal::wrong_state(format!("container {id} was started before")).into());
+        }
+        if self.is_unheard {
+            // It may have been started since it was put on record.
+            let problem = "the pod's monitor does not answer";
+            return Err(Failure::new("starting container", id, problem).kind(FailureKind::TimedOut).into());
         }
         let work = async {
             match self.starting.contains(id) {
@@ -193,11 +199,6 @@ impl Owner {
     fn container_mut(&mut self, id: &ContainerId) -> Result<&mut ContainerRecord> {
         self.record.container_mut(id).ok_or_else(|| Refusal::not_found("container", id.as_str()).into())
     }
-}
-
-/// Whether the monitor, or the connection to it, was lost.
-pub(super) fn is_unavailable(error: &Error) -> bool {
-    matches!(error, Error::Failed(Failure { kind: FailureKind::Unavailable, .. }))
 }
 
 fn make_directory(directory: &ContainerDirectory) -> Result<()> {

@@ -1,6 +1,6 @@
 //! What a pod's monitor reports, and what follows from it.
 
-use coracle_domain::{ContainerId, ContainerPhase, Exit, ExitCode, LostOutput, PodPhase};
+use coracle_domain::{ContainerId, ContainerPhase, Exit, ExitCode, LostOutput};
 use coracle_monitor::protocol::{Event, ExitRecord, LogLoss, Lost};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
@@ -36,7 +36,7 @@ impl Owner {
             }
             // The monitor's client hands these to whoever waits for the exec.
             Some(Event::ExecExited { .. }) => {}
-            None => self.monitor_lost().await,
+            None => self.connect_again().await,
         }
     }
 
@@ -77,20 +77,6 @@ impl Owner {
             if let Err(error) = cgroups::remove(live.cgroup.clone()).await {
                 warn!(container = id.short(), %error, "the cgroup of an ended container is left for its removal");
             }
-        }
-    }
-
-    /// Nothing comes from the monitor any more. If it was only the connection that broke, another one does. Without its monitor a
-    /// pod cannot be served: it ends, and says only what is known.
-    async fn monitor_lost(&mut self) {
-        (self.monitor, self.events) = (None, None);
-        if self.record.phase != PodPhase::Ready {
-            return;
-        }
-        let Err(error) = self.reconnect().await else { return self.publish() };
-        warn!(pod = self.record.id.short(), %error, "the pod's monitor is gone; ending the pod");
-        if let Err(error) = self.stop().await {
-            warn!(pod = self.record.id.short(), %error, "the pod was not ended cleanly");
         }
     }
 }

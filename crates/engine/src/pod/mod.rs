@@ -10,6 +10,7 @@
 //! Calls that wait for a container's death (StopContainer) do not wait in here: they ask the owner for the
 //! signal, watch the container, and ask again. So one slow container delays no other call to its pod.
 
+mod connection;
 mod container;
 mod create;
 mod end;
@@ -55,6 +56,8 @@ pub(crate) enum Command {
     Start(ContainerId, Answer<()>),
     /// Take note of how its start ended, that was asked for over another connection.
     ConcludeStart(ContainerId, Result<Started>),
+    /// Connect to the monitor again, which did not answer, and does now.
+    ConnectAgain,
     /// Send its stop signal, unless it was sent before; answers with the news of its end.
     AskToEnd(ContainerId, Answer<watch::Receiver<bool>>),
     /// Kill all its processes; answers at once with the news of its end.
@@ -108,6 +111,8 @@ pub(crate) struct Owner {
     record: PodRecord,
     monitor: Option<Monitor>,
     events: Option<mpsc::UnboundedReceiver<Event>>,
+    /// Whether the monitor has not answered this daemon yet.
+    is_unheard: bool,
     containers: HashMap<ContainerId, Arc<LiveContainer>>,
     meter: Option<Arc<Meter>>,
     /// The containers whose start was asked for over another connection, of this daemon or a former one.
@@ -138,6 +143,7 @@ impl Owner {
             record,
             monitor: None,
             events: None,
+            is_unheard: false,
             containers: HashMap::new(),
             starting: HashSet::new(),
             ends: Arc::default(),
@@ -173,6 +179,7 @@ impl Owner {
             Command::Create(request, answer) => reply(answer, self.create_container(*request).await),
             Command::Start(id, answer) => reply(answer, self.start_container(&id).await),
             Command::ConcludeStart(id, outcome) => self.conclude_start(&id, outcome).await,
+            Command::ConnectAgain => self.connect_again().await,
             Command::AskToEnd(id, answer) => reply(answer, self.ask_to_end(&id).await),
             Command::Kill(id, answer) => reply(answer, self.kill(&id).await),
             Command::RemoveContainer(id, answer) => reply(answer, self.remove_container(&id).await),

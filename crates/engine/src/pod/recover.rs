@@ -8,8 +8,6 @@
 //!
 //! Lists cannot wait for a thousand monitors. But of most pods the kernel tells without them that nothing has happened: each
 //! container that runs by the record is a living child of the pod's monitor, and there is no record of its exit.
-//!
-//! A start that is under way is not waited for: the monitor knows who asks for its outcome, and remembers a failure.
 
 use std::collections::{HashSet, VecDeque};
 use std::num::NonZero;
@@ -18,24 +16,15 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use coracle_cgroup::Cgroup;
-use coracle_domain::{ContainerId, ContainerPhase, During, PodId, PodPhase, Result};
-use coracle_monitor::client::{Monitor, Started, State};
-use coracle_monitor::protocol::{ContainerState, Event};
-use tokio::sync::mpsc::UnboundedReceiver;
+use coracle_domain::{ContainerPhase, During, PodId, PodPhase, Result};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{spawn_blocking, yield_now};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use super::container::is_unavailable;
-use super::events::lost_output;
-use super::teardown::{Subject, Teardown, containers_in};
-use super::{Command, Owner};
-use crate::deadline::{ANSWER, SET_UP, within};
-use crate::leaf;
-use crate::live::{LiveContainer, Model};
-use crate::record::{self, ContainerRecord, MonitorIdentity, PodRecord};
+use super::Owner;
+use super::teardown::{Subject, Teardown};
+use crate::record::{ContainerRecord, MonitorIdentity, PodRecord};
 use crate::recoveries::Recovery;
 use crate::{Shared, process};
 
@@ -45,8 +34,6 @@ const SMALLEST_SHARE: usize = 32;
 const HANDFUL: usize = 8;
 /// How many pods are taken over at a time.
 const AT_A_TIME: usize = 8;
-/// How many connections to a monitor are tried.
-const GREETINGS: usize = 5;
 /// A pod that takes longer leaves its place to others.
 const PATIENCE: Duration = Duration::from_millis(50);
 
@@ -202,11 +189,6 @@ async fn discard(shared: &Arc<Shared>, id: PodId, reason: &str) {
     Teardown::new(shared, Subject::found(id)).to_the_end(shared).await;
 }
 
-/// Whether its program was not executed yet.
-fn is_starting(state: &ContainerState) -> bool {
-    state.started_at == 0 && state.exit.is_none()
-}
-
 impl Owner {
     /// Ends the pod, or goes on where a former daemon was: how the containers end, the monitor sees that did not end yet.
     async fn finish_stop(&mut self) {
@@ -270,124 +252,5 @@ impl Owner {
         if let Err(error) = self.shared.network.adopt_ports(&self.record.port_request(lease)) {
             warn!(pod = self.id().short(), %error, "the pod's host ports are closed");
         }
-    }
-
-    /// Connects to the monitor again, if it was only the connection that broke.
-    pub(super) async fn reconnect(&mut self) -> Result<()> {
-        self.connect().await?;
-        warn!(pod = self.id().short(), "the connection to the pod's monitor broke, and another was made");
-        Ok(())
-    }
-
-    /// Connects to the pod's monitor, and takes note of all that happened while nobody was.
-    async fn connect(&mut self) -> Result<()> {
-        let (monitor, events, mut state) = within(ANSWER, "greeting the monitor of pod", self.id().as_str(), self.greet()).await?;
-        (self.monitor, self.events) = (Some(monitor), Some(events));
-        self.discard_half_made().await;
-        let before = self.told();
-        for id in self.record.containers.iter().map(|container| container.id.clone()).collect::<Vec<_>>() {
-            self.take_over_container(&id, &mut state).await;
-        }
-        if self.told() != before {
-            self.note();
-        }
-        Ok(())
-    }
-
-    /// A connection may break as the one before did. If a few do, there is no monitor, or none that can be talked to.
-    async fn greet(&self) -> Result<(Monitor, UnboundedReceiver<Event>, State)> {
-        for _ in 1..GREETINGS {
-            match Monitor::reconnect(self.directory.path()).await {
-                Err(error) if is_unavailable(&error) => {}
-                greeted => return greeted,
-            }
-        }
-        Monitor::reconnect(self.directory.path()).await
-    }
-
-    /// What monitors tell of containers.
-    fn told(&self) -> Vec<impl PartialEq + use<>> {
-        self.record.containers.iter().map(|container| (container.phase.clone(), container.lost_output)).collect()
-    }
-
-    /// Containers that were being made when the daemon ended are not on record.
-    async fn discard_half_made(&mut self) {
-        for id in containers_in(&self.directory) {
-            if self.record.container(&id).is_none()
-                && let Err(error) = self.discard_container(&id).await
-            {
-                warn!(container = id.short(), %error, "a container that was being made could not be removed");
-            }
-        }
-    }
-
-    async fn take_over_container(&mut self, id: &ContainerId, known: &mut State) {
-        let state = known.containers.iter().find(|state| state.container == id.as_str());
-        let failure = known.failed.remove(id.as_str());
-        let Some(container) = self.record.container_mut(id) else { return };
-        if let Some(state) = state {
-            container.lost_output = lost_output(state.lost);
-        }
-        match (&container.phase, state) {
-            (ContainerPhase::Exited { .. }, _) => return,
-            (ContainerPhase::Running { .. }, None) => return self.note_unseen_end(id).await,
-            (ContainerPhase::Created, None) => {}
-            (ContainerPhase::Created, Some(state)) if is_starting(state) => self.follow_start(id),
-            (ContainerPhase::Created | ContainerPhase::Running { .. }, Some(state)) => {
-                container.phase = ContainerPhase::Running { pid: state.pid, started_at: state.started_at };
-            }
-        }
-        if !self.containers.contains_key(id) {
-            self.find_container(id);
-        }
-        if let Some(exit) = state.and_then(|state| state.exit.as_ref()) {
-            self.note_exit(id, exit).await;
-        }
-        if let Some(error) = failure {
-            self.note_failed_start(id, &error).await;
-        }
-    }
-
-    /// Finds what runs a container of a former daemon's.
-    fn find_container(&mut self, id: &ContainerId) {
-        match Subject::of(&self.record).location(&self.shared.hierarchy, id) {
-            Ok(location) => {
-                let cgroup = Arc::new(Cgroup::open(&self.shared.hierarchy, location));
-                // Whoever talked to its execs is gone. One that cannot be killed delays nobody.
-                drop(leaf::end_all(&cgroup));
-                self.containers.insert(id.clone(), Arc::new(LiveContainer::new(cgroup, self.model_of(id))));
-            }
-            Err(error) => warn!(container = id.short(), %error, "the container's cgroup is not known"),
-        }
-    }
-
-    /// Has a start that is under way concluded when it ends, by its own deadline.
-    fn follow_start(&mut self, id: &ContainerId) {
-        let Some(monitor) = self.monitor.clone() else { return };
-        self.starting.insert(id.clone());
-        let (handle, id) = (self.handle.clone(), id.clone());
-        tokio::spawn(async move {
-            let outcome = within(SET_UP, "starting container", id.as_str(), monitor.await_start(id.as_str())).await;
-            // A pod that is gone needs no news.
-            handle.tell(Command::ConcludeStart(id.clone(), outcome)).await;
-        });
-    }
-
-    /// The end of a start that was asked for over another connection, unless somebody heard of it by another way.
-    pub(super) async fn conclude_start(&mut self, id: &ContainerId, outcome: Result<Started>) {
-        // Of a connection that broke the owner hears by itself; the same may be asked over another by now.
-        if outcome.as_ref().is_err_and(is_unavailable) {
-            return;
-        }
-        let is_news = self.starting.remove(id) && self.record.container(id).is_some_and(|it| it.phase == ContainerPhase::Created);
-        if is_news && let Err(error) = self.note_start(id, outcome).await {
-            warn!(container = id.short(), %error, "a container did not start, and who asked for it had heard no answer");
-        }
-    }
-
-    /// What a container runs, if its Plan can be read. Without one it takes no execs, and cannot be started.
-    fn model_of(&self, id: &ContainerId) -> Option<Model> {
-        let path = self.directory.container(id).plan();
-        record::read(&path).map_err(|error| self.shared.layout.quarantine().take(&path, error)).ok()
     }
 }

@@ -75,29 +75,33 @@ impl Monitor {
     /// # Errors
     /// No monitor listens there ([`FailureKind::Unavailable`]), or it does not answer as one.
     pub async fn connect(directory: &Path) -> Result<(Self, mpsc::UnboundedReceiver<Event>)> {
-        let (monitor, events) = Self::link(directory).await?;
+        let (monitor, events) = Self::open(directory, 0).await?;
         let hello = monitor.call(Request::Hello, Vec::new()).await?;
         Ok((monitor.introduced(hello, directory)?, events))
     }
 
-    /// The same, with what the monitor knows of its containers. Both are asked for at once, which wakes it once.
+    /// Connects, and leaves the rest to [`Monitor::greet`]. Until then the monitor is taken for process `pid` and one of the
+    /// first revision.
     ///
     /// # Errors
-    /// As for [`Monitor::connect`].
-    pub async fn reconnect(directory: &Path) -> Result<(Self, mpsc::UnboundedReceiver<Event>, State)> {
-        let (monitor, events) = Self::link(directory).await?;
-        let (hello, state) = tokio::join!(monitor.call(Request::Hello, Vec::new()), monitor.state());
-        Ok((monitor.introduced(hello?, directory)?, events, state?))
-    }
-
-    async fn link(directory: &Path) -> Result<(Self, mpsc::UnboundedReceiver<Event>)> {
+    /// No monitor listens there ([`FailureKind::Unavailable`]).
+    pub async fn open(directory: &Path, pid: i32) -> Result<(Self, mpsc::UnboundedReceiver<Event>)> {
         let stage = "connecting to the monitor of";
         let unavailable = |error| Failure::new(stage, directory.display(), error).kind(FailureKind::Unavailable);
         let stream = connect(directory).await.map_err(unavailable)?;
         let (outgoing, calls) = mpsc::channel(CALLS);
         let (events, receiver) = mpsc::unbounded_channel();
         tokio::spawn(Link::new(stream, events).run(calls));
-        Ok((Self { outgoing, pid: 0, revision: 0 }, receiver))
+        Ok((Self { outgoing, pid, revision: 0 }, receiver))
+    }
+
+    /// Hears who the monitor is and what it knows of its containers. Both are asked for at once, which wakes it once.
+    ///
+    /// # Errors
+    /// It does not answer as a monitor.
+    pub async fn greet(self, directory: &Path) -> Result<(Self, State)> {
+        let (hello, state) = tokio::join!(self.call(Request::Hello, Vec::new()), self.state());
+        Ok((self.introduced(hello?, directory)?, state?))
     }
 
     fn introduced(self, hello: Reply, directory: &Path) -> Result<Self> {

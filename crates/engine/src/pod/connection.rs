@@ -1,0 +1,204 @@
+//! An owner's connection to its pod's monitor: made by a daemon that finds the pod, and again when it breaks, which is no
+//! monitor's death. What happened while there was none, the monitor tells.
+//!
+//! A start that is under way is not waited for: the monitor knows who asks for its outcome, and remembers a failure.
+//!
+//! A monitor that does not answer may be waiting for a dead disk. Until it does, or ends, its pod is what it is on record, and
+//! calls that need the monitor end at their deadlines.
+
+use std::sync::Arc;
+
+use coracle_cgroup::Cgroup;
+use coracle_domain::{ContainerId, ContainerPhase, Error, Failure, FailureKind, PodPhase, Result};
+use coracle_monitor::client::{Monitor, Started, State};
+use coracle_monitor::protocol::ContainerState;
+use tokio::time::timeout;
+use tracing::warn;
+
+use super::events::lost_output;
+use super::teardown::{Subject, containers_in};
+use super::{Command, Owner};
+use crate::deadline::{ANSWER, SET_UP, within};
+use crate::live::{LiveContainer, Model};
+use crate::{leaf, record};
+
+/// How many connections are tried: what broke one may break the next.
+const CONNECTIONS: usize = 5;
+
+/// Whether its program was not executed yet.
+fn is_starting(state: &ContainerState) -> bool {
+    state.started_at == 0 && state.exit.is_none()
+}
+
+impl Owner {
+    /// Connects to the monitor again: the connection broke, or the monitor answers at last. Without a monitor a pod cannot be
+    /// served: it ends, and says only what is known.
+    pub(super) async fn connect_again(&mut self) {
+        (self.monitor, self.events) = (None, None);
+        let Err(error) = self.reconnect().await else { return self.publish() };
+        if self.record.phase != PodPhase::Ready {
+            return;
+        }
+        warn!(pod = self.id().short(), %error, "the pod's monitor is gone; ending the pod");
+        if let Err(error) = self.stop().await {
+            warn!(pod = self.id().short(), %error, "the pod was not ended cleanly");
+        }
+    }
+
+    /// The same, without an end if there is no monitor.
+    pub(super) async fn reconnect(&mut self) -> Result<()> {
+        self.connect().await?;
+        warn!(pod = self.id().short(), "connected to the pod's monitor again");
+        Ok(())
+    }
+
+    /// Connects to the pod's monitor, and takes note of all that happened while nobody was.
+    ///
+    /// # Errors
+    /// There is none, or none that can be talked to.
+    pub(super) async fn connect(&mut self) -> Result<()> {
+        for _ in 1..CONNECTIONS {
+            match self.try_to_connect().await {
+                Err(error) if is_unavailable(&error) => {}
+                connected => return connected,
+            }
+        }
+        self.try_to_connect().await
+    }
+
+    async fn try_to_connect(&mut self) -> Result<()> {
+        let directory = self.directory.path().to_owned();
+        let pid = self.record.monitor.as_ref().map_or(0, |monitor| monitor.pid);
+        let (monitor, events) = Monitor::open(&directory, pid).await?;
+        let ungreeted = monitor.clone();
+        let mut greeting = Box::pin(async move { monitor.greet(&directory).await });
+        if let Ok(greeted) = timeout(ANSWER, &mut greeting).await {
+            let (monitor, state) = greeted?;
+            (self.monitor, self.events, self.is_unheard) = (Some(monitor), Some(events), false);
+            self.catch_up(state).await;
+            return Ok(());
+        }
+        warn!(pod = self.id().short(), pid, "the pod's monitor does not answer; until it does, the pod is what it is on record");
+        (self.monitor, self.events, self.is_unheard) = (Some(ungreeted), Some(events), true);
+        self.find_containers();
+        let handle = self.handle.clone();
+        tokio::spawn(async move {
+            // Of a connection that breaks the owner hears by itself.
+            if !greeting.await.is_err_and(|error| is_unavailable(&error)) {
+                handle.tell(Command::ConnectAgain).await;
+            }
+        });
+        Ok(())
+    }
+
+    /// Takes note of what happened to the containers while nobody was told.
+    async fn catch_up(&mut self, mut state: State) {
+        self.discard_half_made().await;
+        let before = self.told();
+        for id in self.record.containers.iter().map(|container| container.id.clone()).collect::<Vec<_>>() {
+            self.take_over_container(&id, &mut state).await;
+        }
+        if self.told() != before {
+            self.note();
+        }
+    }
+
+    /// What monitors tell of containers.
+    fn told(&self) -> Vec<impl PartialEq + use<>> {
+        self.record.containers.iter().map(|container| (container.phase.clone(), container.lost_output)).collect()
+    }
+
+    /// Containers that were being made when the daemon ended are not on record.
+    async fn discard_half_made(&mut self) {
+        for id in containers_in(&self.directory) {
+            if self.record.container(&id).is_none()
+                && let Err(error) = self.discard_container(&id).await
+            {
+                warn!(container = id.short(), %error, "a container that was being made could not be removed");
+            }
+        }
+    }
+
+    async fn take_over_container(&mut self, id: &ContainerId, known: &mut State) {
+        let state = known.containers.iter().find(|state| state.container == id.as_str());
+        let failure = known.failed.remove(id.as_str());
+        let Some(container) = self.record.container_mut(id) else { return };
+        if let Some(state) = state {
+            container.lost_output = lost_output(state.lost);
+        }
+        match (&container.phase, state) {
+            (ContainerPhase::Exited { .. }, _) => return,
+            (ContainerPhase::Running { .. }, None) => return self.note_unseen_end(id).await,
+            (ContainerPhase::Created, None) => {}
+            (ContainerPhase::Created, Some(state)) if is_starting(state) => self.follow_start(id),
+            (ContainerPhase::Created | ContainerPhase::Running { .. }, Some(state)) => {
+                container.phase = ContainerPhase::Running { pid: state.pid, started_at: state.started_at };
+            }
+        }
+        self.find_container(id);
+        if let Some(exit) = state.and_then(|state| state.exit.as_ref()) {
+            self.note_exit(id, exit).await;
+        }
+        if let Some(error) = failure {
+            self.note_failed_start(id, &error).await;
+        }
+    }
+
+    /// Finds what runs the containers, as far as this daemon does not know it.
+    fn find_containers(&mut self) {
+        let alive = self.record.containers.iter().filter(|container| !matches!(container.phase, ContainerPhase::Exited { .. }));
+        for id in alive.map(|container| container.id.clone()).collect::<Vec<_>>() {
+            self.find_container(&id);
+        }
+    }
+
+    fn find_container(&mut self, id: &ContainerId) {
+        if self.containers.contains_key(id) {
+            return;
+        }
+        match Subject::of(&self.record).location(&self.shared.hierarchy, id) {
+            Ok(location) => {
+                let cgroup = Arc::new(Cgroup::open(&self.shared.hierarchy, location));
+                // Whoever talked to its execs is gone. One that cannot be killed delays nobody.
+                drop(leaf::end_all(&cgroup));
+                self.containers.insert(id.clone(), Arc::new(LiveContainer::new(cgroup, self.model_of(id))));
+            }
+            Err(error) => warn!(container = id.short(), %error, "the container's cgroup is not known"),
+        }
+    }
+
+    /// Has a start that is under way concluded when it ends, by its own deadline.
+    fn follow_start(&mut self, id: &ContainerId) {
+        let Some(monitor) = self.monitor.clone() else { return };
+        self.starting.insert(id.clone());
+        let (handle, id) = (self.handle.clone(), id.clone());
+        tokio::spawn(async move {
+            let outcome = within(SET_UP, "starting container", id.as_str(), monitor.await_start(id.as_str())).await;
+            // A pod that is gone needs no news.
+            handle.tell(Command::ConcludeStart(id.clone(), outcome)).await;
+        });
+    }
+
+    /// The end of a start that was asked for over another connection, unless somebody heard of it by another way.
+    pub(super) async fn conclude_start(&mut self, id: &ContainerId, outcome: Result<Started>) {
+        // Of a connection that broke the owner hears by itself; the same may be asked over another by now.
+        if outcome.as_ref().is_err_and(is_unavailable) {
+            return;
+        }
+        let is_news = self.starting.remove(id) && self.record.container(id).is_some_and(|it| it.phase == ContainerPhase::Created);
+        if is_news && let Err(error) = self.note_start(id, outcome).await {
+            warn!(container = id.short(), %error, "a container did not start, and who asked for it had heard no answer");
+        }
+    }
+
+    /// What a container runs, if its Plan can be read. Without one it takes no execs, and cannot be started.
+    fn model_of(&self, id: &ContainerId) -> Option<Model> {
+        let path = self.directory.container(id).plan();
+        record::read(&path).map_err(|error| self.shared.layout.quarantine().take(&path, error)).ok()
+    }
+}
+
+/// Whether the monitor, or the connection to it, was lost.
+pub(super) fn is_unavailable(error: &Error) -> bool {
+    matches!(error, Error::Failed(Failure { kind: FailureKind::Unavailable, .. }))
+}
