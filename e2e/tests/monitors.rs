@@ -189,6 +189,7 @@ async fn a_monitor_that_stands_still_when_a_daemon_starts_costs_no_container() {
     assert_eq!(staying.status().await.state(), ContainerState::ContainerRunning);
     let refused = node.cri.exec(&staying.id, &["/bin/true"], 1).await;
     node.refused(refused, Code::DeadlineExceeded, &staying.id);
+    node.refused(node.cri.start(&created.id).await, Code::DeadlineExceeded, "does not answer");
     fs::write(node.footprint.state.join("pods").join(&pod.id).join("shm/go"), "").expect("telling the container");
     eventually("its end", || async { leaving.host_pids().is_empty().then_some(()) }).await;
     kill_process(monitor, Signal::CONT).expect("waking the monitor");

@@ -138,7 +138,7 @@ impl Owner {
                     self.note_exit(&id, &exit).await;
                 }
                 Some(_) => {}
-                None if self.reconnect().await.is_ok() => {}
+                None if tokio::time::Instant::now() < deadline && self.reconnect().await.is_ok() => {}
                 // The owner hears the same again, when it is done with this, and ends the pod.
                 None => self.monitor = None,
             }
