@@ -218,3 +218,19 @@ async fn a_monitor_that_never_answers_is_gone_with_its_pod() {
     assert_eq!(node.footprint.all_monitors(), [0; 0], "nobody would end it any more");
     node.finish().await;
 }
+
+#[tokio::test]
+async fn a_monitor_that_never_answered_a_daemon_that_was_killed_is_gone_with_its_pod() {
+    let Some(mut node) = Node::own().await else { return };
+    let mute = fs::read("/usr/bin/yes").expect("a program that does something else");
+    node.install_other("mute", Some(&mute));
+    node.restart().await;
+    let (cri, spec, handler) = (node.cri.clone(), node.complete(&PodSpec::new("unanswered")), node.target.handler.clone());
+    let asked = tokio::spawn(async move { cri.run_pod(&spec.config, &handler).await });
+    eventually("the monitor", || async { (!node.footprint.all_monitors().is_empty()).then_some(()) }).await;
+    node.kill_daemon();
+    asked.await.expect("the call itself does not panic").expect_err("its daemon was killed");
+    node.start_daemon().await;
+    eventually("the monitor's end", || async { node.footprint.all_monitors().is_empty().then_some(()) }).await;
+    node.finish().await;
+}

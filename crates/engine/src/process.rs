@@ -1,8 +1,9 @@
 //! Processes that are not our children: told apart by number and start time, ended through a pidfd.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use coracle_domain::{During, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -79,6 +80,16 @@ fn after_name(stat: &[u8]) -> Option<&str> {
     str::from_utf8(stat.get(name_end + 1..)?).ok()
 }
 
+/// The processes whose standard error is the file `path`, told by names, since who asks a dead disk for more waits for it.
+pub(crate) fn complaining_into(path: &Path) -> io::Result<Vec<MonitorIdentity>> {
+    let path = fs::canonicalize(path)?;
+    let pids = fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    // In this order: who gets the number of one that ends meanwhile started later.
+    let processes = pids.filter_map(|pid: i32| Some(MonitorIdentity { pid, started: start_time(pid).ok()? }));
+    let complains = |identity: &MonitorIdentity| fs::read_link(format!("/proc/{}/fd/2", identity.pid)).is_ok_and(|file| file == path);
+    Ok(processes.filter(complains).collect())
+}
+
 /// Kills a process and waits until it is gone. Nothing happens to another one that has got its number since.
 pub(crate) async fn end(identity: &MonitorIdentity) -> Result<()> {
     let Some(pid) = Pid::from_raw(identity.pid) else { return Ok(()) };
@@ -134,6 +145,19 @@ mod tests {
         assert!(!is_living_child(pid, ours), "nobody has reaped it");
         child.wait().unwrap();
         assert!(!is_living_child(pid, ours));
+    }
+
+    #[test]
+    fn who_complains_into_a_file_is_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("log");
+        let mut child = std::process::Command::new("sleep").arg("1000").stderr(File::create(&log).unwrap()).spawn().unwrap();
+        let _elsewhere = File::open(&log).unwrap();
+        let found = complaining_into(&log).unwrap().into_iter().map(|identity| identity.pid).collect::<Vec<_>>();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(found, [i32::try_from(child.id()).unwrap()]);
+        assert_eq!(complaining_into(&log).unwrap().len(), 0);
     }
 
     #[tokio::test]

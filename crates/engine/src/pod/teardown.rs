@@ -12,11 +12,12 @@ use std::time::Duration;
 use coracle_cgroup::{Hierarchy, Location};
 use coracle_domain::{ContainerId, During, Error, PodId, Result};
 use coracle_failpoint::{Point, reach};
-use coracle_monitor::client::Monitor;
+use coracle_monitor::client::{LOG, Monitor};
 use coracle_network::Lease;
 use rustix::mount::UnmountFlags;
 use tracing::{info, warn};
 
+use super::connection::is_unavailable;
 use crate::deadline::{ANSWER, DEATH, within};
 use crate::layout::PodDirectory;
 use crate::record::{MonitorIdentity, PodRecord};
@@ -164,21 +165,33 @@ impl<'a> Teardown<'a> {
     async fn end_monitor(&self) -> Result<()> {
         let subject = self.subject.id.as_str();
         let connected = match &self.monitor {
-            Some(monitor) => Some(monitor.clone()),
+            Some(monitor) => Ok(monitor.clone()),
             None => {
                 let greeting = Monitor::connect(self.directory.path());
-                within(ANSWER, "greeting the monitor of pod", subject, greeting).await.ok().map(|(monitor, _)| monitor)
+                within(ANSWER, "greeting the monitor of pod", subject, greeting).await.map(|(monitor, _)| monitor)
             }
         };
-        if let Some(monitor) = connected {
+        let nobody_listens = connected.as_ref().is_err_and(is_unavailable);
+        if let Ok(monitor) = connected {
             // One that does not answer is killed below.
             let _ = within(ANSWER, "ending the monitor of pod", subject, monitor.shutdown()).await;
         }
-        if let Some(identity) = &self.subject.monitor {
+        let identities = match &self.subject.monitor {
+            Some(identity) => vec![identity.clone()],
+            None if nobody_listens => Vec::new(),
+            None => self.find_monitor().await?,
+        };
+        for identity in &identities {
             within(DEATH, "killing the monitor of pod", subject, process::end(identity)).await?;
         }
         reach(Point::MonitorEnd);
         Ok(())
+    }
+
+    /// The monitor of a pod whose record does not tell it: the record is lost, or its daemon was killed before it wrote it down.
+    async fn find_monitor(&self) -> Result<Vec<MonitorIdentity>> {
+        let log = self.directory.path().join(LOG);
+        cgroups::blocking(move || process::complaining_into(&log).during("looking for the monitor that writes", log.display())).await
     }
 
     fn unmount(&self) -> Result<()> {
