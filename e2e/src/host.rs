@@ -118,11 +118,24 @@ pub fn namespace(pid: i32, kind: &str) -> u64 {
     fs::metadata(&path).unwrap_or_else(|error| panic!("{path}: {error}")).ino()
 }
 
-/// A field of a process's status: `Uid`, `CapEff`…
+/// A path as requests have it.
+pub fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// The value of a line of a file like `/proc/self/status`: of `Uid`, `CapEff`…
+pub fn field<'a>(text: &'a str, name: &str) -> &'a str {
+    line(text, name).unwrap_or_else(|| panic!("no {name} in {text}"))
+}
+
+/// The same of a process of the host; empty if it has none, or has ended.
 pub fn status_field(pid: i32, name: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    line.unwrap_or_default().trim().to_owned()
+    line(&status, name).unwrap_or_default().to_owned()
+}
+
+fn line<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
 /// Whether a command of the host's is present in the usual places.

@@ -126,6 +126,13 @@ impl Node {
         self.scratch.path()
     }
 
+    /// The path of a file of the host's that nobody inside a container may see.
+    pub fn secret(&self) -> String {
+        let path = self.scratch().join("secret");
+        fs::write(&path, "the node's").expect("writing a file");
+        path.to_string_lossy().into_owned()
+    }
+
     /// The daemon's process id. Panics where the daemon is somebody else's.
     pub fn daemon_pid(&self) -> i32 {
         self.daemon.as_ref().expect("the node has a daemon of its own").pid()

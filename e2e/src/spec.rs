@@ -50,6 +50,18 @@ impl PodSpec {
         self
     }
 
+    /// With process ids that are shared as `mode` says.
+    pub fn pid_mode(mut self, mode: NamespaceMode) -> Self {
+        self.namespaces().set_pid(mode);
+        self
+    }
+
+    /// Privileged, as a pod must be that has a privileged container.
+    pub fn privileged(mut self) -> Self {
+        self.config.linux.get_or_insert_default().security_context.get_or_insert_default().privileged = true;
+        self
+    }
+
     /// With an annotation.
     pub fn annotation(mut self, key: &str, value: &str) -> Self {
         self.config.annotations.insert(key.to_owned(), value.to_owned());
@@ -161,6 +173,12 @@ impl ContainerSpec {
         linux.security_context.get_or_insert_default().namespace_options.get_or_insert_default()
     }
 
+    /// With process ids that are shared as `mode` says.
+    pub fn pid_mode(mut self, mode: NamespaceMode) -> Self {
+        self.namespaces().set_pid(mode);
+        self
+    }
+
     /// With a changed security context.
     pub fn security(mut self, change: impl FnOnce(&mut api::LinuxContainerSecurityContext)) -> Self {
         change(self.config.linux.get_or_insert_default().security_context.get_or_insert_default());
@@ -170,6 +188,12 @@ impl ContainerSpec {
     /// Without an AppArmor profile: where the node has AppArmor, the runtime's own denies more than capabilities do.
     pub fn without_apparmor(self) -> Self {
         self.security(|s| s.apparmor.get_or_insert_default().set_profile_type(ProfileType::Unconfined))
+    }
+
+    /// With one more capability, and without an AppArmor profile.
+    pub fn capability(self, name: &str) -> Self {
+        let add = api::Capability { add_capabilities: strings(&[name]), ..Default::default() };
+        self.security(|s| s.capabilities = Some(add)).without_apparmor()
     }
 
     /// With changed resources.
@@ -191,7 +215,17 @@ pub fn users(host: u32, length: u32) -> api::UserNamespace {
     api::UserNamespace { mode: NamespaceMode::Pod.into(), uids: mapping.clone(), gids: mapping }
 }
 
+/// A whole number as CRI's optional fields have it.
+pub fn number(value: i64) -> Option<api::Int64Value> {
+    Some(api::Int64Value { value })
+}
+
+/// A profile of AppArmor's, or of system calls.
+pub fn profile(kind: ProfileType, name: &str) -> Option<api::SecurityProfile> {
+    Some(api::SecurityProfile { profile_type: kind.into(), localhost_ref: name.to_owned() })
+}
+
 /// Owned strings.
-fn strings(words: &[&str]) -> Vec<String> {
+pub fn strings(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
 }

@@ -52,6 +52,12 @@ pub fn find(mut message: &[u8], field: u32) -> Vec<Value> {
     found
 }
 
+/// The values of one field of a message that are text, bytes or messages.
+pub fn messages(message: &[u8], field: u32) -> Vec<Vec<u8>> {
+    let values = find(message, field).into_iter();
+    values.filter_map(|value| if let Value::Bytes(bytes) = value { Some(bytes) } else { None }).collect()
+}
+
 fn varint(mut value: u64, message: &mut Vec<u8>) {
     while value >= 0x80 {
         message.push(value as u8 | 0x80);

@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use coracle_e2e::api::security_profile::ProfileType;
-use coracle_e2e::api::{Capability, LinuxContainerSecurityContext, SecurityProfile};
-use coracle_e2e::{Code, Container, ContainerSpec, Node, Pod, PodSpec, host};
+use coracle_e2e::api::{Capability, LinuxContainerSecurityContext};
+use coracle_e2e::{Code, Container, ContainerSpec, Node, PodSpec, host, profile};
 
 /// What `RuntimeDefault` stands for.
 const OURS: &str = "coracle-default (enforce)";
@@ -53,18 +53,6 @@ impl Drop for NoWrites {
     }
 }
 
-fn profile(kind: ProfileType, name: &str) -> Option<SecurityProfile> {
-    Some(SecurityProfile { profile_type: kind.into(), localhost_ref: name.to_owned() })
-}
-
-/// A pod that takes privileged containers too.
-async fn pod_for_privileged(node: &Node, name: &str) -> Pod {
-    let spec = PodSpec::new(name).with(|config| {
-        config.linux.get_or_insert_default().security_context.get_or_insert_default().privileged = true;
-    });
-    node.run(&spec).await
-}
-
 /// Sets CRI's deprecated field.
 fn old(context: &mut LinuxContainerSecurityContext, text: &str) {
     #[allow(deprecated)]
@@ -85,7 +73,7 @@ async fn the_runtimes_profile_is_for_all_that_do_not_say_otherwise() {
     }
     let node = Node::start().await;
     let image = node.busybox().await;
-    let pod = pod_for_privileged(&node, "default").await;
+    let pod = node.run(&PodSpec::new("default").privileged()).await;
     let spec = |name: &str| ContainerSpec::new(name, &image).script("trap 'exit 3' TERM; echo ready; sleep 100000 & wait");
     let cases = [
         (spec("nothing"), OURS),
@@ -143,7 +131,7 @@ async fn a_loaded_profile_is_enforced_by_its_name() {
     let node = Node::start().await;
     let image = node.busybox().await;
     let loaded = NoWrites::load(node.scratch());
-    let pod = pod_for_privileged(&node, "local").await;
+    let pod = node.run(&PodSpec::new("local").privileged()).await;
     let named = format!("localhost/{}", loaded.name);
     let spec = |name: &str| ContainerSpec::new(name, &image);
     let cases = [
@@ -172,7 +160,7 @@ async fn a_loaded_profile_is_enforced_by_its_name() {
 async fn a_profile_that_is_not_loaded_fails_the_creation() {
     let node = Node::start().await;
     let image = node.busybox().await;
-    let pod = pod_for_privileged(&node, "absent").await;
+    let pod = node.run(&PodSpec::new("absent").privileged()).await;
     let spec = |name: &str| ContainerSpec::new(name, &image);
     for spec in [
         spec("new").security(|s| s.apparmor = profile(ProfileType::Localhost, "not-loaded")),

@@ -2,9 +2,9 @@
 //! object, and leaves nothing behind (`Node::finish` looks).
 
 use coracle_e2e::api::security_profile::ProfileType;
-use coracle_e2e::api::{self, Capability, Int64Value, SecurityProfile};
+use coracle_e2e::api::{self, Capability, SecurityProfile};
 use coracle_e2e::image::Image;
-use coracle_e2e::{Code, ContainerSpec, Node, PodSpec};
+use coracle_e2e::{Code, ContainerSpec, Node, PodSpec, number};
 
 /// An id that is nobody's.
 const NOBODY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -156,7 +156,7 @@ async fn an_unknown_user_is_refused() {
     node.refused(try_both(&node, &pod, &named).await, Code::InvalidArgument, "stowaway");
     let ghostly = node.pull("ghostly", &Image::busybox().set("User", serde_json::json!("ghost:crew"))).await;
     node.refused(try_both(&node, &pod, &ContainerSpec::new("image", &ghostly)).await, Code::InvalidArgument, "ghost");
-    let group = ContainerSpec::new("group", &image).security(|s| s.run_as_group = Some(Int64Value { value: 5 }));
+    let group = ContainerSpec::new("group", &image).security(|s| s.run_as_group = number(5));
     node.refused(try_both(&node, &pod, &group).await, Code::InvalidArgument, "run_as_group");
     node.finish().await;
 }

@@ -6,8 +6,8 @@ use std::fs::{self, FileType};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use coracle_e2e::api::security_profile::ProfileType;
-use coracle_e2e::api::{Capability, Int64Value, NamespaceMode, SecurityProfile};
-use coracle_e2e::{Code, Container, ContainerSpec, Node, Output, PodSpec, eventually, host};
+use coracle_e2e::api::{Capability, NamespaceMode, SecurityProfile};
+use coracle_e2e::{Code, Container, ContainerSpec, Node, Output, PodSpec, eventually, host, number};
 use serde_json::json;
 
 /// All that a program can see of how it was made, but for what differs from one process to the next.
@@ -58,8 +58,8 @@ async fn a_program_cannot_tell_how_it_was_made() {
     let plain = ContainerSpec::new("plain", &image);
     let user =
         ContainerSpec::new("user", &image).variable("A", "b c").with(|config| config.working_dir = "/var/work".into()).security(|s| {
-            s.run_as_user = Some(Int64Value { value: 1234 });
-            s.run_as_group = Some(Int64Value { value: 56 });
+            s.run_as_user = number(1234);
+            s.run_as_group = number(56);
             s.supplemental_groups = vec![7, 8];
             s.no_new_privs = true;
             s.capabilities = Some(Capability { add_ambient_capabilities: vec!["NET_BIND_SERVICE".into()], ..Default::default() });
@@ -84,11 +84,7 @@ async fn a_program_cannot_tell_how_it_was_made() {
 async fn what_waits_is_in_sight_of_nobody_and_holds_nothing_of_the_nodes() {
     let Some(node) = Node::own().await.filter(|_| has_leaves()) else { return };
     let image = node.busybox().await;
-    let container = node
-        .pod("sight")
-        .await
-        .start(&ContainerSpec::new("c", &image).security(|s| s.run_as_user = Some(Int64Value { value: 1234 })))
-        .await;
+    let container = node.pod("sight").await.start(&ContainerSpec::new("c", &image).security(|s| s.run_as_user = number(1234))).await;
     let first = container.host_pids()[0];
     let seen = by_berth(&container, "echo /proc/[0-9]*; kill -9 -1").await;
     assert_eq!(seen.stdout.split_whitespace().count(), 2, "the first process and the shell: {seen:?}");
@@ -170,7 +166,6 @@ async fn nothing_waits_where_somebody_may_look_into_it() {
         ContainerSpec::new(name, &image)
             .security(|s| s.capabilities = Some(Capability { add_capabilities: vec!["SYS_PTRACE".into()], ..Default::default() }))
     };
-    let with_pid = |spec: ContainerSpec, mode: NamespaceMode| spec.security(|s| s.namespace_options.get_or_insert_default().set_pid(mode));
     let alone = async |container: &Container| {
         for _ in 0..4 {
             container.shell("true").await;
@@ -178,15 +173,14 @@ async fn nothing_waits_where_somebody_may_look_into_it() {
         }
     };
     alone(&node.pod("tracer").await.start(&tracer("c")).await).await;
-    let mut spec = PodSpec::new("shared");
-    spec.namespaces().pid = NamespaceMode::Pod.into();
-    alone(&node.run(&spec).await.start(&with_pid(ContainerSpec::new("c", &image), NamespaceMode::Pod)).await).await;
+    let spec = PodSpec::new("shared").pid_mode(NamespaceMode::Pod);
+    alone(&node.run(&spec).await.start(&ContainerSpec::new("c", &image).pid_mode(NamespaceMode::Pod)).await).await;
 
     let pod = node.pod("debugged").await;
     let container = pod.start(&ContainerSpec::new("c", &image)).await;
     let waiting = with_berth(&container).await;
     let target = |spec: ContainerSpec| {
-        with_pid(spec, NamespaceMode::Target).security(|s| s.namespace_options.get_or_insert_default().target_id = container.id.clone())
+        spec.pid_mode(NamespaceMode::Target).security(|s| s.namespace_options.get_or_insert_default().target_id = container.id.clone())
     };
     let debugger = pod.start(&target(tracer("debugger"))).await;
     alone(&container).await;

@@ -1,40 +1,17 @@
 //! The known ways out of containers, each tried from inside; the node is looked at afterwards. What hostile images, links that
-//! change under way and the kernel's own links do to mounts is tried in `mounts.rs`, gates around the system call filter in
-//! `privilege.rs`.
+//! change under way and the kernel's own links do to mounts is tried in `hostile_mounts.rs`, calls that lead out and gates around the
+//! filter in `seccomp.rs`, what can be seen of processes on their way in in `tracing.rs`.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use coracle_e2e::api::{Capability, ExecRequest, Int64Value, LinuxContainerSecurityContext, NamespaceMode};
+use coracle_e2e::api::{ExecRequest, NamespaceMode};
 use coracle_e2e::image::{Image, digest};
 use coracle_e2e::layer::{Compression, Layer};
-use coracle_e2e::program::{self, Gate, one_call};
-use coracle_e2e::session::{REMOTE, STDOUT, Session, exit_code};
-use coracle_e2e::{Code, Container, ContainerSpec, Node, Pod, PodSpec, eventually, host};
+use coracle_e2e::session::{REMOTE, Session};
+use coracle_e2e::{Container, ContainerSpec, Node, PodSpec, eventually, host, number};
 use rustix::fs::{StatVfsMountFlags, statvfs};
-
-fn with_pid(name: &str, image: &str, mode: NamespaceMode) -> ContainerSpec {
-    ContainerSpec::new(name, image).security(|s| s.namespace_options.get_or_insert_default().set_pid(mode))
-}
-
-fn with_capability(spec: ContainerSpec, name: &str) -> ContainerSpec {
-    let add = Capability { add_capabilities: vec![name.to_owned()], ..Default::default() };
-    spec.security(|s| s.capabilities = Some(add)).without_apparmor()
-}
-
-async fn shared(node: &Node) -> Pod {
-    let mut spec = PodSpec::new("shared");
-    spec.namespaces().pid = NamespaceMode::Pod.into();
-    node.run(&spec).await
-}
-
-/// A file of the host's that nobody inside may see.
-fn sentinel(node: &Node) -> String {
-    let path = node.scratch().join("sentinel");
-    fs::write(&path, "the node's").expect("writing a file");
-    path.to_string_lossy().into_owned()
-}
 
 /// Where a process's descriptors lead, in their order; fails unless they are the three standard ones.
 fn descriptors(pid: i32) -> Vec<PathBuf> {
@@ -81,10 +58,10 @@ fn ways_to(secret: &str) -> String {
 async fn no_descriptor_leads_out() {
     let node = Node::start().await;
     let image = node.busybox().await;
-    let secret = sentinel(&node);
-    let pod = shared(&node).await;
+    let secret = node.secret();
+    let pod = node.run(&PodSpec::new("shared").pid_mode(NamespaceMode::Pod)).await;
     let own = pod.start(&ContainerSpec::new("own", &image)).await;
-    let neighbour = pod.start(&with_pid("neighbour", &image, NamespaceMode::Pod)).await;
+    let neighbour = pod.start(&ContainerSpec::new("neighbour", &image).pid_mode(NamespaceMode::Pod)).await;
     let terminal = pod.start(&ContainerSpec::new("terminal", &image).with(|config| config.tty = true)).await;
     for container in [&own, &neighbour, &terminal] {
         let known = container.host_pids();
@@ -157,9 +134,9 @@ async fn the_monitors_program_cannot_be_changed_by_those_who_catch_it() {
     let traps = Layer::new().symlink("bin/again", "/proc/self/exe").file("bin/script", 0o755, b"#!/proc/self/exe\n");
     let image = node.pull("traps", &Image::busybox().layer(&traps.into_tar(), Compression::Plain)).await;
     for is_mighty in [false, true] {
-        let pod = shared(&node).await;
-        let spec = with_pid("hunter", &image, NamespaceMode::Pod).script(HUNT);
-        let hunter = pod.start(&if is_mighty { with_capability(spec, "SYS_PTRACE") } else { spec }).await;
+        let pod = node.run(&PodSpec::new("shared").pid_mode(NamespaceMode::Pod)).await;
+        let spec = ContainerSpec::new("hunter", &image).pid_mode(NamespaceMode::Pod).script(HUNT);
+        let hunter = pod.start(&if is_mighty { spec.capability("SYS_PTRACE") } else { spec }).await;
         hunter.logged("hunting").await;
         for round in 0..20 {
             for trap in ["/bin/again", "/bin/script"] {
@@ -167,7 +144,9 @@ async fn the_monitors_program_cannot_be_changed_by_those_who_catch_it() {
                 let ended = node.cri.exec(&hunter.id, &[trap], 0).await;
                 assert!(ended.as_ref().map_or(true, |answer| answer.exit_code != 0 && answer.stdout.is_empty()), "{ended:?}");
             }
-            let first = pod.create(&with_pid(&format!("first-{round}"), &image, NamespaceMode::Pod).command(&["/bin/again"])).await;
+            let first = pod
+                .create(&ContainerSpec::new(&format!("first-{round}"), &image).pid_mode(NamespaceMode::Pod).command(&["/bin/again"]))
+                .await;
             if node.cri.start(&first.id).await.is_ok() {
                 assert_ne!(first.exited().await.exit_code, 0);
             }
@@ -186,130 +165,11 @@ async fn the_monitors_program_cannot_be_changed_by_those_who_catch_it() {
     node.finish().await;
 }
 
-/// Begins to tell again and again who of the processes in sight has a right that no container of these tests has: CAP_SYS_MODULE,
-/// the lowest bit of the fifth digit from the right.
-const AUDIT: &str = "while :; do for p in /proc/[0-9]*; do \
-                     { while read key value; do case $key$value in CapEff:*[13579bdf]????) echo $p has $value;; esac; \
-                     done <$p/status; } 2>/dev/null; done; done &";
-
-/// Tells again and again by which links of the processes in sight `secret` can be reached.
-fn spying(secret: &str) -> String {
-    let up = "/../../../../../..";
-    let descriptors: String = (3..10).map(|number| format!(" fd/{number}{up}")).collect();
-    format!(
-        "echo spying; while :; do for p in /proc/[0-9]*; do \
-         for way in root cwd{up} fd/3{descriptors}; do [ -e $p/$way{secret} ] && echo $p $way; done; done; done"
-    )
-}
-
-fn sightings(spy: &Container) -> Vec<String> {
-    spy.lines("stdout").into_iter().filter(|line| line != "spying").collect()
-}
-
-#[tokio::test]
-async fn who_may_trace_does_not_see_the_node_through_commands_on_their_way_in() {
-    let Some(node) = Node::own().await else { return };
-    let image = node.busybox().await;
-    let secret = sentinel(&node);
-    for mode in [NamespaceMode::Container, NamespaceMode::Pod] {
-        let pod = shared(&node).await;
-        let victim = pod.start(&with_pid("victim", &image, NamespaceMode::Pod)).await;
-        let spy = with_pid("spy", &image, mode).script(&format!("{AUDIT} {}", spying(&secret)));
-        let spy = pod.start(&with_capability(spy, "SYS_PTRACE")).await;
-        spy.logged("spying").await;
-        let watched = if mode == NamespaceMode::Pod { &victim } else { &spy };
-        for round in 0..60 {
-            let output = watched.exec(&["/bin/sh", "-c", "echo $$ >/dev/null; cat; echo out; exit 3"]).await;
-            assert_eq!((output.stdout.as_str(), output.code), ("out", 3), "{round}");
-        }
-        let cmd = ["sh", "-c", "tty; ps -o pid,sid,tty,args; exit 4"].map(str::to_owned).to_vec();
-        let request = ExecRequest { container_id: watched.id.clone(), cmd, stdin: true, stdout: true, stderr: false, tty: true };
-        let mut session = Session::begin(&node.cri.exec_url(request).await.expect("Exec"), REMOTE).await;
-        assert_eq!(exit_code(&session.end().await), 4, "{}", session.text(STDOUT));
-        assert!(session.text(STDOUT).contains("/dev/"), "{}", session.text(STDOUT));
-        let missing = node.cri.exec(&watched.id, &["/no/such/program"], 0).await.expect_err("there is no such program");
-        assert!(missing.message().contains("/no/such/program"), "{}", missing.message());
-        let late = node.cri.exec(&watched.id, &["/bin/sleep", "100000"], 1).await.expect_err("it takes too long");
-        assert_eq!(late.code(), Code::DeadlineExceeded, "{}", late.message());
-        let seen = sightings(&spy);
-        assert!(seen.is_empty(), "{} times: {:?}", seen.len(), seen.first());
-        pod.remove().await;
-    }
-    node.finish().await;
-}
-
-/// Starts containers in one pid namespace with `spy`, of all kinds: with a terminal, of another user, in another directory, in vain.
-async fn start_beside(spy: &Container, pod: &Pod, node: &Node, spec: &ContainerSpec) {
-    for round in 0..40 {
-        let mut spec = spec.clone().script("ps -o pid,ppid,args; exit 3");
-        spec.config.metadata.get_or_insert_default().name = format!("beside-{round}");
-        spec.config.log_path = format!("beside-{round}.log");
-        match round % 4 {
-            0 => spec.config.tty = true,
-            1 => spec = spec.security(|s| s.run_as_user = Some(Int64Value { value: 1000 })),
-            2 => spec.config.working_dir = "/a/new/directory".to_owned(),
-            _ => spec = spec.command(&["/no/such/program"]),
-        }
-        let beside = pod.create(&spec).await;
-        match node.cri.start(&beside.id).await {
-            Ok(()) => {
-                assert_eq!(beside.exited().await.exit_code, 3, "{:?}", beside.lines("stdout"));
-                let said = beside.lines("stdout").join("\n");
-                assert!(said.contains(" 0 /bin/sh -c ps") && said.contains("while :;"), "{said}");
-            }
-            Err(refused) => assert!(round % 4 == 3 && refused.message().contains("/no/such/program"), "{}", refused.message()),
-        }
-        beside.remove().await;
-    }
-    let seen = sightings(spy);
-    assert!(seen.is_empty(), "{} times: {:?}", seen.len(), seen.first());
-}
-
-#[tokio::test]
-async fn who_may_trace_does_not_see_the_node_through_containers_being_started_beside_it() {
-    let Some(node) = Node::own().await else { return };
-    let image = node.busybox().await;
-    let secret = sentinel(&node);
-    let with_spy = |spec: ContainerSpec| with_capability(spec.script(&format!("{AUDIT} {}", spying(&secret))), "SYS_PTRACE");
-
-    let pod = shared(&node).await;
-    let spy = pod.start(&with_spy(with_pid("spy", &image, NamespaceMode::Pod))).await;
-    spy.logged("spying").await;
-    start_beside(&spy, &pod, &node, &with_pid("beside", &image, NamespaceMode::Pod)).await;
-    pod.remove().await;
-
-    let pod = node.pod("target").await;
-    let spy = pod.start(&with_spy(ContainerSpec::new("spy", &image))).await;
-    spy.logged("spying").await;
-    let target = |s: &mut LinuxContainerSecurityContext| s.namespace_options.get_or_insert_default().target_id = spy.id.clone();
-    start_beside(&spy, &pod, &node, &with_pid("beside", &image, NamespaceMode::Target).security(target)).await;
-    pod.remove().await;
-    node.finish().await;
-}
-
-#[tokio::test]
-async fn who_may_trace_among_users_of_the_pods_own_does_not_see_the_node_through_containers_being_started() {
-    let Some(node) = Node::own().await else { return };
-    let image = node.busybox().await;
-    let mut spec = PodSpec::new("users").users(1_441_792, 65_536);
-    spec.namespaces().pid = NamespaceMode::Pod.into();
-    let Ok(pod) = node.try_run(&spec).await else {
-        eprintln!("skipped: no user namespaces here");
-        return node.finish().await;
-    };
-    // Open to everybody on the node, and not in the image.
-    let spy = with_pid("spy", &image, NamespaceMode::Pod).script(&spying("/usr/lib"));
-    let spy = pod.start(&with_capability(spy, "SYS_PTRACE")).await;
-    spy.logged("spying").await;
-    start_beside(&spy, &pod, &node, &with_pid("beside", &image, NamespaceMode::Pod)).await;
-    node.finish().await;
-}
-
 #[tokio::test]
 async fn a_working_directory_is_never_outside() {
     let node = Node::start().await;
     let image = node.busybox().await;
-    let secret = sentinel(&node);
+    let secret = node.secret();
     let climbs = ["", "/..", "/../../../../../../.."];
     let pod = node.pod("directories").await;
     let volume = node.scratch().join("volume");
@@ -359,7 +219,7 @@ async fn neither_devices_nor_the_kernels_knobs_are_open() {
     let others = ["c 1 1", "c 1 4", "c 1 11", "c 10 183", "c 10 135", "c 10 229", "c 10 232", "c 4 1", "c 10 237", "b 7 0"];
     for (name, capability) in [("usual", None), ("admin", Some("SYS_ADMIN"))] {
         let spec = ContainerSpec::new(name, &image);
-        let container = pod.start(&capability.map_or(spec.clone(), |capability| with_capability(spec, capability))).await;
+        let container = pod.start(&capability.map_or(spec.clone(), |capability| spec.capability(capability))).await;
         for device in disks.iter().map(String::as_str).chain(others) {
             let script =
                 format!("rm -f /tmp/d; mknod /tmp/d {device} || exit 9; true </tmp/d && echo read; true >>/tmp/d && echo written; true");
@@ -406,100 +266,6 @@ async fn neither_devices_nor_the_kernels_knobs_are_open() {
     node.finish().await;
 }
 
-/// A system call that no container may make: its name, its number on x86-64 and an argument with which it would be allowed, or
-/// fail otherwise, where it is open.
-const CLOSED: [(&str, u32, u32); 41] = [
-    ("clone with new users", 56, 0x1000_0011),
-    ("iopl", 172, 3),
-    ("ioperm", 173, 0),
-    ("create_module", 174, 0),
-    ("init_module", 175, 0),
-    ("delete_module", 176, 0),
-    ("finit_module", 313, 0),
-    ("acct", 163, 0),
-    ("settimeofday", 164, 0),
-    ("mount", 165, 0),
-    ("umount2", 166, 0),
-    ("swapon", 167, 0),
-    ("swapoff", 168, 0),
-    ("reboot", 169, 0),
-    ("sethostname", 170, 0),
-    ("setdomainname", 171, 0),
-    ("quotactl", 179, 0),
-    ("pivot_root", 155, 0),
-    ("vhangup", 153, 0),
-    ("syslog", 103, 2),
-    ("add_key", 248, 0),
-    ("request_key", 249, 0),
-    ("keyctl", 250, 0),
-    ("kexec_load", 246, 0),
-    ("kexec_file_load", 320, 0),
-    ("unshare with new users", 272, 0x1000_0000),
-    ("perf_event_open", 298, 0),
-    ("fanotify_init", 300, 0),
-    ("open_by_handle_at", 304, 0),
-    ("setns", 308, 0),
-    ("kcmp", 312, 0),
-    ("bpf", 321, 0),
-    ("userfaultfd", 323, 0),
-    ("io_uring_setup", 425, 1),
-    ("io_uring_enter", 426, 0),
-    ("open_tree", 428, 0),
-    ("move_mount", 429, 0),
-    ("fsopen", 430, 0),
-    ("fsmount", 432, 0),
-    ("pidfd_getfd", 438, 0),
-    ("mount_setattr", 442, 0),
-];
-
-/// Those of them that need a capability whether there is a filter or not.
-const NEED_CAPABILITIES: [&str; 12] = [
-    "iopl",
-    "init_module",
-    "delete_module",
-    "finit_module",
-    "acct",
-    "swapon",
-    "swapoff",
-    "reboot",
-    "sethostname",
-    "pivot_root",
-    "vhangup",
-    "kexec_load",
-];
-
-#[tokio::test]
-async fn calls_that_lead_out_are_closed() {
-    let node = Node::start().await;
-    if !program::AVAILABLE {
-        return node.finish().await;
-    }
-    const EPERM: i32 = 1;
-    const ENOSYS: i32 = 38;
-    let programs = CLOSED.iter().fold(Layer::new(), |layer, (_, number, argument)| {
-        layer.file(&format!("call/{number}"), 0o755, &one_call(Gate::Native, *number, *argument))
-    });
-    let image = node.pull("calls", &Image::busybox().layer(&programs.into_tar(), Compression::Plain)).await;
-    let pod = node.pod("calls").await;
-    let filtered = pod.start(&ContainerSpec::new("filtered", &image)).await;
-    let open = pod.start(&ContainerSpec::new("open", &image).security(|s| s.seccomp = None)).await;
-    let all = CLOSED.map(|(_, number, _)| format!("/call/{number}; echo $?")).join("; ");
-    for (container, has_filter) in [(&filtered, true), (&open, false)] {
-        let codes = container.shell(&all).await;
-        let wrong: Vec<String> = CLOSED
-            .iter()
-            .zip(codes.lines())
-            .filter(|((name, ..), code)| {
-                let refused = [EPERM, ENOSYS].iter().any(|closed| *code == closed.to_string());
-                !refused && (has_filter || NEED_CAPABILITIES.contains(name))
-            })
-            .map(|((name, ..), code)| format!("{name}: {code}"))
-            .collect();
-        assert!(codes.lines().count() == CLOSED.len() && wrong.is_empty(), "with filter: {has_filter}: {wrong:?}");
-    }
-    node.finish().await;
-}
-
 #[tokio::test]
 async fn users_of_ones_own_uncover_nothing() {
     let Some(node) = Node::own().await else { return };
@@ -542,12 +308,12 @@ async fn nobody_looks_into_daemon_or_monitor_or_signals_them() {
     let Some(node) = Node::own().await else { return };
     let image = node.busybox().await;
     let daemon = node.daemon_pid();
-    let pod = shared(&node).await;
+    let pod = node.run(&PodSpec::new("shared").pid_mode(NamespaceMode::Pod)).await;
     let monitor = node.footprint.monitors(&pod.id)[0];
     let alive = |when: &str| [daemon, monitor].map(|pid| assert!(host::is_alive(pid), "{when}"));
 
     // With the pod's own numbers neither is in sight, and no signal to everybody reaches them.
-    let witness = pod.start(&with_pid("witness", &image, NamespaceMode::Pod)).await;
+    let witness = pod.start(&ContainerSpec::new("witness", &image).pid_mode(NamespaceMode::Pod)).await;
     let own = pod.start(&ContainerSpec::new("own", &image)).await;
     for container in [&witness, &own] {
         let seen = container.shell("cat /proc/[2-9]*/cmdline /proc/1?*/cmdline | tr '\\0' ' '").await;
@@ -560,12 +326,11 @@ async fn nobody_looks_into_daemon_or_monitor_or_signals_them() {
 
     // With the node's numbers they are in sight: that is what was asked for. Root of the node may signal root's processes, as
     // everywhere; that it may not look into them, and that others can do neither, is the kernel's and the filter's doing.
-    let mut spec = PodSpec::new("nodes").host_network();
-    spec.namespaces().pid = NamespaceMode::Node.into();
+    let spec = PodSpec::new("nodes").host_network().pid_mode(NamespaceMode::Node);
     let nodes = node.run(&spec).await;
-    let user = Some(Int64Value { value: 1000 });
-    let root = nodes.start(&with_pid("root", &image, NamespaceMode::Node)).await;
-    let alice = nodes.start(&with_pid("alice", &image, NamespaceMode::Node).security(|s| s.run_as_user = user)).await;
+    let user = number(1000);
+    let root = nodes.start(&ContainerSpec::new("root", &image).pid_mode(NamespaceMode::Node)).await;
+    let alice = nodes.start(&ContainerSpec::new("alice", &image).pid_mode(NamespaceMode::Node).security(|s| s.run_as_user = user)).await;
     for pid in [daemon, monitor] {
         for container in [&root, &alice] {
             for file in ["mem", "environ", "maps", "exe", "root/etc/passwd", "cwd/etc/passwd", "fd/0", "fd/1", "ns/mnt"] {

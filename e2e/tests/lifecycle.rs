@@ -1,6 +1,10 @@
-//! The main job: a pod of two containers, from RunPodSandbox to RemovePodSandbox, and every step of it twice.
+//! The main job: a pod of two containers, from RunPodSandbox to RemovePodSandbox, and every step of it twice; and how the end of a
+//! container is told.
 
-use coracle_e2e::api::{ContainerFilter, ContainerState, ContainerStateValue, PodSandboxFilter, PodSandboxState, PodSandboxStateValue};
+use coracle_e2e::api::{
+    ContainerFilter, ContainerState, ContainerStateValue, ContainerStatus, NamespaceMode, PodSandboxFilter, PodSandboxState,
+    PodSandboxStateValue,
+};
 use coracle_e2e::{Code, ContainerSpec, Node, Pod, PodSpec, eventually, host};
 
 /// Serves `/var/www` over HTTP.
@@ -315,5 +319,46 @@ async fn a_status_tells_who_a_pod_is() {
     let listed = node.pods().await;
     assert_eq!(listed.len(), 1);
     assert_eq!((&listed[0].id, listed[0].created_at, &listed[0].metadata), (&pod.id, status.created_at, &pod.config.metadata));
+    node.finish().await;
+}
+
+/// How a container ended: its code and the reason told for it.
+fn ending(status: &ContainerStatus) -> (i32, &str) {
+    (status.exit_code, status.reason.as_str())
+}
+
+#[tokio::test]
+async fn exit_codes_are_the_programs_own() {
+    let node = Node::start().await;
+    let image = node.busybox().await;
+    let pod = node.pod("codes").await;
+    let run = async |name: &str, script: &str| pod.run(&ContainerSpec::new(name, &image).script(script)).await.0;
+    assert_eq!(ending(&run("good", "true").await), (0, "Completed"));
+    assert_eq!(ending(&run("three", "exit 3").await), (3, "Error"));
+    assert_eq!(ending(&run("large", "exit 255").await), (255, "Error"));
+    // The first process of a pid namespace is hit by no signal but KILL, so the others are tried in a shared one.
+    let shared = PodSpec::new("signals").pid_mode(NamespaceMode::Pod);
+    let pod = node.run(&shared).await;
+    for (signal, code) in [("KILL", 137), ("TERM", 143), ("SEGV", 139)] {
+        let spec =
+            ContainerSpec::new(signal, &image).security(|s| s.namespace_options.get_or_insert_default().pid = NamespaceMode::Pod.into());
+        let container = pod.start(&spec).await;
+        host::run("kill", &[&format!("-{signal}"), &container.host_pids()[0].to_string()]).expect("sending a signal");
+        assert_eq!(ending(&container.exited().await), (code, "Error"), "{signal}");
+    }
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn the_kernel_killing_for_memory_is_told() {
+    let node = Node::start().await;
+    let image = node.busybox().await;
+    let pod = node.pod("greedy").await;
+    let limited = |name: &str| ContainerSpec::new(name, &image).resources(|r| r.memory_limit_in_bytes = 24 << 20);
+    let greedy = limited("greedy").command(&["/bin/awk", "BEGIN { s = \"x\"; while (1) s = s s }"]);
+    let (status, _) = pod.run(&greedy).await;
+    assert_eq!(ending(&status), (137, "OOMKilled"), "{status:?}");
+    let (status, _) = pod.run(&limited("modest").script("exit 5")).await;
+    assert_eq!(ending(&status), (5, "Error"), "a limit that was not reached is no reason");
     node.finish().await;
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use coracle_e2e::host::text;
 use coracle_e2e::quota::Quota;
 use coracle_e2e::{Code, Container, ContainerSpec, Node, Pod, PodSpec, Status, api, eventually, host, log};
 
@@ -27,10 +28,6 @@ impl Drop for Disk {
     fn drop(&mut self) {
         let _ = host::run("umount", &["-l", &text(&self.0)]);
     }
-}
-
-fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
 }
 
 async fn pod_logging_to(node: &Node, directory: &Path) -> Pod {

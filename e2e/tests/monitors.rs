@@ -32,8 +32,7 @@ async fn a_pod_whose_monitor_died_is_told_honestly_and_can_be_removed() {
 #[tokio::test]
 async fn the_init_process_of_shared_process_ids_ends_with_its_monitor() {
     let Some(node) = Node::own().await else { return };
-    let mut shared = PodSpec::new("shared");
-    shared.namespaces().pid = NamespaceMode::Pod.into();
+    let shared = PodSpec::new("shared").pid_mode(NamespaceMode::Pod);
     let pod = node.run(&shared).await;
     host::kill(node.footprint.monitor(&pod.id)).await;
     pod.stop().await;

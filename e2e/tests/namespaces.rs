@@ -6,12 +6,10 @@ use coracle_e2e::{Code, Container, ContainerSpec, Node, PodSpec, eventually, hos
 
 const CLOCKS: &str = "coracle.dev/time-offsets";
 
-fn with_pid(name: &str, image: &str, mode: NamespaceMode) -> ContainerSpec {
-    ContainerSpec::new(name, image).security(|s| s.namespace_options.get_or_insert_default().set_pid(mode))
-}
-
 fn with_target(name: &str, image: &str, target: &str) -> ContainerSpec {
-    with_pid(name, image, NamespaceMode::Target).security(|s| s.namespace_options.get_or_insert_default().target_id = target.to_owned())
+    ContainerSpec::new(name, image)
+        .pid_mode(NamespaceMode::Target)
+        .security(|s| s.namespace_options.get_or_insert_default().target_id = target.to_owned())
 }
 
 fn first_process(container: &Container) -> i32 {
@@ -27,11 +25,10 @@ fn with_ours(container: &Container, kind: &str) -> (u64, u64) {
 async fn a_pods_shared_process_ids_have_an_init_that_reaps() {
     let node = Node::start().await;
     let image = node.busybox().await;
-    let mut spec = PodSpec::new("shared");
-    spec.namespaces().pid = NamespaceMode::Pod.into();
+    let spec = PodSpec::new("shared").pid_mode(NamespaceMode::Pod);
     let pod = node.run(&spec).await;
-    let one = pod.start(&with_pid("one", &image, NamespaceMode::Pod).command(&["/bin/sleep", "100001"])).await;
-    let two = pod.start(&with_pid("two", &image, NamespaceMode::Pod).without_apparmor()).await;
+    let one = pod.start(&ContainerSpec::new("one", &image).pid_mode(NamespaceMode::Pod).command(&["/bin/sleep", "100001"])).await;
+    let two = pod.start(&ContainerSpec::new("two", &image).pid_mode(NamespaceMode::Pod).without_apparmor()).await;
     assert_eq!(host::namespace(first_process(&one), "pid"), host::namespace(first_process(&two), "pid"));
     let (theirs, ours) = with_ours(&one, "pid");
     assert_ne!(theirs, ours);
@@ -81,7 +78,11 @@ async fn a_container_cannot_share_what_its_pod_does_not() {
     }
     let image = node.busybox().await;
     let pod = node.pod("own").await;
-    node.refused(pod.try_create(&with_pid("c", &image, NamespaceMode::Pod)).await, Code::InvalidArgument, "namespace_options.pid");
+    node.refused(
+        pod.try_create(&ContainerSpec::new("c", &image).pid_mode(NamespaceMode::Pod)).await,
+        Code::InvalidArgument,
+        "namespace_options.pid",
+    );
     node.finish().await;
 }
 
@@ -92,7 +93,7 @@ async fn the_nodes_namespaces_are_the_nodes() {
     let mut spec = PodSpec::new("nodes").host_network();
     (spec.namespaces().pid, spec.namespaces().ipc) = (NamespaceMode::Node.into(), NamespaceMode::Node.into());
     let pod = node.run(&spec).await;
-    let container = pod.start(&with_pid("c", &image, NamespaceMode::Node)).await;
+    let container = pod.start(&ContainerSpec::new("c", &image).pid_mode(NamespaceMode::Node)).await;
     for kind in ["net", "ipc", "pid", "uts", "user", "time"] {
         let (theirs, ours) = with_ours(&container, kind);
         assert_eq!(theirs, ours, "{kind}");
@@ -206,11 +207,10 @@ async fn a_pods_clocks_are_ahead_by_what_its_annotation_says() {
     assert!(uptime(&log[0]) > ours + 80_000.0, "{log:?} and {ours} here");
     assert_eq!(minutes_ahead(&container).await, 1440.0, "an exec sees them too");
     assert_ne!(with_ours(&container, "time").0, with_ours(&container, "time").1);
-    let mut spec = PodSpec::new("both").users(1_310_720, 65_536).annotation(CLOCKS, "boottime=3600.000000001");
-    spec.namespaces().pid = NamespaceMode::Pod.into();
+    let spec = PodSpec::new("both").users(1_310_720, 65_536).annotation(CLOCKS, "boottime=3600.000000001").pid_mode(NamespaceMode::Pod);
     // Where the node can give users at all: see their own tests.
     if let Ok(both) = node.try_run(&spec).await {
-        let container = both.start(&with_pid("c", &image, NamespaceMode::Pod)).await;
+        let container = both.start(&ContainerSpec::new("c", &image).pid_mode(NamespaceMode::Pod)).await;
         assert_eq!(minutes_ahead(&container).await, 60.0);
         assert_eq!(container.shell("id -u; awk '{ print $2 }' /proc/self/uid_map").await, "0\n1310720");
     }

@@ -1,134 +1,19 @@
-//! Who a container's processes are and what they may do: users of hostile images, capabilities, privileged containers,
-//! file systems that refuse writes, system call filters. Looked at from inside and in the kernel's own files on the host.
+//! What a container's processes may do: capabilities, privileged containers, paths that are hidden or refuse writes, new
+//! privileges. Looked at from inside and in the kernel's own files on the host.
 
 use std::fs;
 
 use coracle_e2e::api::security_profile::ProfileType;
-use coracle_e2e::api::{self, Capability, Int64Value, LinuxContainerSecurityContext, SecurityProfile};
+use coracle_e2e::api::{self, Capability};
+use coracle_e2e::host::field;
 use coracle_e2e::image::Image;
 use coracle_e2e::layer::{Compression, Layer};
 use coracle_e2e::program::{self, Gate, one_call};
-use coracle_e2e::{Code, ContainerSpec, Node, Pod, PodSpec, host};
-use serde_json::{Value, json};
-
-fn number(value: i64) -> Option<Int64Value> {
-    Some(Int64Value { value })
-}
-
-fn words(words: &[&str]) -> Vec<String> {
-    words.iter().map(|&word| word.to_owned()).collect()
-}
-
-/// The value of a line of a file like `/proc/self/status`.
-fn field<'a>(text: &'a str, name: &str) -> &'a str {
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    line.unwrap_or_else(|| panic!("no {name} in {text}")).trim()
-}
+use coracle_e2e::{Code, ContainerSpec, Node, PodSpec, host, number, profile, strings};
 
 /// Our own bounding set, which is the daemon's.
 fn bounding_set() -> String {
     field(&fs::read_to_string("/proc/self/status").expect("our own status"), "CapBnd").to_owned()
-}
-
-async fn privileged_pod(node: &Node, name: &str) -> Pod {
-    let privileged = |config: &mut api::PodSandboxConfig| {
-        config.linux.get_or_insert_default().security_context.get_or_insert_default().privileged = true;
-    };
-    node.run(&PodSpec::new(name).with(privileged)).await
-}
-
-fn profile(kind: ProfileType, file: &str) -> Option<SecurityProfile> {
-    Some(SecurityProfile { profile_type: kind.into(), localhost_ref: file.to_owned() })
-}
-
-/// Writes a profile and refers to it.
-fn local_profile(node: &Node, name: &str, content: &str) -> Option<SecurityProfile> {
-    let file = node.scratch().join(name);
-    fs::write(&file, content).expect("writing a profile");
-    profile(ProfileType::Localhost, &file.to_string_lossy())
-}
-
-#[tokio::test]
-async fn accounts_are_looked_up_inside_the_image_only() {
-    let node = Node::start().await;
-    let outside = node.scratch().join("passwd");
-    fs::write(&outside, "intruder:x:4444:4444::/:/bin/sh\n").expect("writing a file");
-    let built = async |name: &str, layer: Layer| node.pull(name, &Image::busybox().layer(&layer.into_tar(), Compression::Plain)).await;
-    let led_out = built("led-out", Layer::new().symlink("etc/passwd", &outside.to_string_lossy())).await;
-    let climbing = format!("../../../../../../..{}", outside.display());
-    let climbs = built("climbs", Layer::new().symlink("etc/passwd", &climbing)).await;
-    let inside = Layer::new().symlink("etc/passwd", "../../srv/passwd").file("srv/passwd", 0o644, b"intruder:x:4445:46::/srv:/bin/sh\n");
-    let inside = built("inside", inside).await;
-    let garbage = b"\xff\xfe\0\n::::\nintruder\nintruder:x:99999999999:1::/:\n#intruder:x:1:1::/:\nintruder:x:4446:47::/:/bin/sh";
-    let garbage = built("garbage", Layer::new().file("etc/passwd", 0o644, garbage)).await;
-    let huge = built("huge", Layer::new().file("etc/passwd", 0o644, &vec![b'\n'; 5 << 20])).await;
-    let device = built("device", Layer::new().device("etc/passwd", 1, 5)).await;
-
-    let pod = node.pod("accounts").await;
-    let intruder = |name: &str, image: &str| ContainerSpec::new(name, image).security(|s| s.run_as_username = "intruder".into());
-    for (name, image) in [("led-out", &led_out), ("climbs", &climbs)] {
-        node.refused(pod.try_create(&intruder(name, image)).await, Code::InvalidArgument, "intruder");
-    }
-    let id = |spec: ContainerSpec| spec.command(&["/bin/busybox", "sh", "-c", "echo $(id -u):$(id -g):$HOME"]);
-    assert_eq!(pod.run(&id(intruder("inside", &inside))).await.1, "4445:46:/srv");
-    assert_eq!(pod.run(&id(intruder("garbage", &garbage))).await.1, "4446:47:/");
-    for (name, image) in [("huge", &huge), ("device", &device)] {
-        node.refused(pod.try_create(&intruder(name, image)).await, Code::Internal, "/etc/passwd");
-    }
-    node.finish().await;
-}
-
-#[tokio::test]
-async fn users_that_make_no_sense_are_refused_and_named() {
-    let node = Node::start().await;
-    let image = node.busybox().await;
-    let pod = node.pod("nobody").await;
-    type Change = fn(&mut LinuxContainerSecurityContext);
-    let cases: [(&str, Change, &str); 4] = [
-        ("name", |s| s.run_as_username = "stowaway".into(), "stowaway"),
-        ("group", |s| s.run_as_group = number(7), "run_as_group"),
-        (
-            "both",
-            |s| {
-                s.run_as_user = number(0);
-                s.run_as_username = "root".into();
-            },
-            "run_as_username",
-        ),
-        ("negative", |s| s.supplemental_groups = vec![-1], "supplemental_groups"),
-    ];
-    for (name, change, subject) in cases {
-        node.refused(pod.try_create(&ContainerSpec::new(name, &image).security(change)).await, Code::InvalidArgument, subject);
-    }
-    let strangers = node.pull("strangers", &Image::busybox().set("User", json!("alice:smugglers"))).await;
-    node.refused(pod.try_create(&ContainerSpec::new("strangers", &strangers)).await, Code::InvalidArgument, "smugglers");
-    let alone = PodSpec::new("alone").with(|config| {
-        config.linux.get_or_insert_default().security_context.get_or_insert_default().run_as_group = number(7);
-    });
-    node.refused(node.try_run(&alone).await, Code::InvalidArgument, "run_as_group");
-    node.finish().await;
-}
-
-#[tokio::test]
-async fn an_images_user_may_be_named_with_a_group_and_is_told() {
-    let Some(node) = Node::own().await else { return };
-    let pod = node.pod("users").await;
-    let cases =
-        [("alice:staff", (1000, 50), vec![10, 50]), ("alice:7", (1000, 7), vec![7, 10, 50]), ("1000:wheel", (1000, 10), vec![10, 50])];
-    for (index, (user, (uid, gid), groups)) in cases.into_iter().enumerate() {
-        let image = node.pull(&format!("user-{index}"), &Image::busybox().set("User", json!(user))).await;
-        let container = pod.start(&ContainerSpec::new(&format!("c{index}"), &image)).await;
-        let ids = "echo $(id -u):$(id -g):$(id -G | tr ' ' '\\n' | sort -n | tr '\\n' ' ')";
-        let listed: String = groups.iter().map(|group| format!("{group} ")).collect();
-        assert_eq!(container.shell(ids).await, format!("{uid}:{gid}:{}", listed.trim_end()), "{user}");
-        let told = container.status().await.user.and_then(|user| user.linux).expect("the status tells the user");
-        let mut told_groups = told.supplemental_groups;
-        told_groups.sort_unstable();
-        assert_eq!((told.uid, told.gid, told_groups), (uid, gid, groups), "{user}");
-    }
-    let features = node.cri.runtime().status(api::StatusRequest { verbose: false }).await.expect("Status").into_inner().features;
-    assert!(features.expect("features are told").supplemental_groups_policy);
-    node.finish().await;
 }
 
 #[tokio::test]
@@ -144,18 +29,18 @@ async fn ambient_capabilities_reach_users_other_than_root() {
     };
     let sets = |status: &str| ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"].map(|set| field(status, set).to_owned());
     let bind = Capability {
-        add_ambient_capabilities: words(&["NET_BIND_SERVICE", "KILL"]),
-        drop_capabilities: words(&["ALL", "KILL"]),
+        add_ambient_capabilities: strings(&["NET_BIND_SERVICE", "KILL"]),
+        drop_capabilities: strings(&["ALL", "KILL"]),
         ..Default::default()
     };
     let container = pod.start(&spec("bind", bind)).await;
     for path in ["/proc/1/status", "/proc/self/status"] {
         assert_eq!(sets(&container.shell(&format!("cat {path}")).await), [0x400; 5].map(|set| format!("{set:016x}")), "{path}");
     }
-    let all = Capability { add_ambient_capabilities: words(&["ALL"]), ..Default::default() };
+    let all = Capability { add_ambient_capabilities: strings(&["ALL"]), ..Default::default() };
     let container = pod.start(&spec("all", all)).await;
     assert_eq!(sets(&container.shell("cat /proc/1/status").await), [0; 5].map(|_| bounding_set()));
-    let plain = pod.start(&spec("plain", Capability { add_capabilities: words(&["SYS_TIME"]), ..Default::default() })).await;
+    let plain = pod.start(&spec("plain", Capability { add_capabilities: strings(&["SYS_TIME"]), ..Default::default() })).await;
     assert_eq!(field(&plain.shell("cat /proc/1/status").await, "CapEff"), format!("{:016x}", 0), "only root has what is not ambient");
     node.finish().await;
 }
@@ -166,7 +51,7 @@ async fn all_capabilities_are_those_the_runtime_has() {
     let image = node.busybox().await;
     let pod = node.pod("all").await;
     let with = |name: &str, add: &[&str], drop: &[&str]| {
-        let change = Capability { add_capabilities: words(add), drop_capabilities: words(drop), ..Default::default() };
+        let change = Capability { add_capabilities: strings(add), drop_capabilities: strings(drop), ..Default::default() };
         ContainerSpec::new(name, &image).security(|s| s.capabilities = Some(change)).command(&["/bin/cat", "/proc/self/status"])
     };
     let all = pod.run(&with("all", &["ALL"], &[])).await.1;
@@ -185,7 +70,7 @@ async fn a_privileged_container_has_the_machine() {
     let Some(node) = Node::own().await else { return };
     let image = node.busybox().await;
     let missing = profile(ProfileType::Localhost, "/no/such/profile.json");
-    let pod = privileged_pod(&node, "privileged").await;
+    let pod = node.run(&PodSpec::new("privileged").privileged()).await;
     let spec = ContainerSpec::new("c", &image).security(|s| {
         s.privileged = true;
         s.seccomp = missing;
@@ -322,155 +207,89 @@ async fn a_set_user_id_program_gains_nothing_where_new_privileges_are_forbidden(
     node.finish().await;
 }
 
+/// The file `/proc/self/status` that the container `spec` sees, in a pod of its own.
+async fn own_status(node: &Node, spec: ContainerSpec) -> String {
+    let name = &spec.config.metadata.as_ref().expect("a container has a name").name;
+    let pod = node.pod(&format!("status-{name}")).await;
+    let (status, text) = pod.run(&spec.command(&["/bin/cat", "/proc/self/status"])).await;
+    assert_eq!(status.exit_code, 0, "{status:?}");
+    text
+}
+
 #[tokio::test]
-async fn the_deprecated_seccomp_field_is_understood() {
+async fn capabilities_are_the_customary_ones_and_change_as_asked() {
     let node = Node::start().await;
-    if node.target.is_foreign() {
-        return node.finish().await;
-    }
     let image = node.busybox().await;
-    let pod = node.pod("deprecated").await;
-    let rules =
-        json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{ "names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": 42 }] });
-    let file = local_profile(&node, "local.json", &rules.to_string()).expect("a profile").localhost_ref;
-    let cases = [("", "0"), ("unconfined", "0"), ("runtime/default", "2"), ("docker/default", "2"), (&format!("localhost/{file}"), "2")];
-    #[allow(deprecated)]
-    let spec = |name: &str, path: &str| {
-        ContainerSpec::new(name, &image).security(|s| {
-            s.seccomp = None;
-            s.seccomp_profile_path = path.to_owned();
-        })
+    let named = |name: &str| ContainerSpec::new(name, &image);
+    let capability = |add: &[&str], drop: &[&str]| {
+        Some(Capability { add_capabilities: strings(add), drop_capabilities: strings(drop), ..Default::default() })
     };
-    for (index, (path, expected)) in cases.into_iter().enumerate() {
-        let script = "grep ^Seccomp: /proc/self/status | tr -dc 0-9; mkdir /tmp/x 2>&1 | grep -o 'No message' || true";
-        let (status, text) = pod.run(&spec(&format!("c{index}"), path).script(script)).await;
-        let expected = if path.starts_with("localhost/") { "2No message" } else { expected };
-        assert_eq!((status.exit_code, text.as_str()), (0, expected), "{path:?}");
-    }
-    node.refused(pod.try_create(&spec("unknown", "the/best")).await, Code::InvalidArgument, "the/best");
+    let customary = own_status(&node, named("customary")).await;
+    assert_eq!(field(&customary, "CapEff"), "00000000a80425fb");
+    assert_eq!(field(&customary, "CapBnd"), "00000000a80425fb");
+    let one = own_status(&node, named("one").security(|s| s.capabilities = capability(&["NET_BIND_SERVICE"], &["ALL"]))).await;
+    assert_eq!(field(&one, "CapEff"), "0000000000000400");
+    assert_eq!(field(&one, "CapBnd"), "0000000000000400");
+    let more = own_status(&node, named("more").security(|s| s.capabilities = capability(&["SYS_PTRACE"], &["CHOWN"]))).await;
+    assert_eq!(field(&more, "CapEff"), "00000000a80c25fa");
+    let user = own_status(&node, named("user").security(|s| s.run_as_user = number(1000))).await;
+    assert_eq!(field(&user, "CapEff"), "0000000000000000", "a user other than root has none in effect");
+    let bounding = bounding_set();
+    let pod = node.run(&PodSpec::new("privileged").privileged()).await;
+    let spec = named("privileged").security(|s| s.privileged = true).command(&["/bin/cat", "/proc/self/status"]);
+    assert_eq!(field(&pod.run(&spec).await.1, "CapEff"), bounding, "privileged is all that the runtime itself may have");
     node.finish().await;
 }
 
 #[tokio::test]
-async fn profiles_that_cannot_be_used_are_refused_when_the_container_is_created() {
+async fn paths_are_masked_and_read_only_as_asked() {
     let node = Node::start().await;
     let image = node.busybox().await;
-    let pod = node.pod("unusable").await;
-    let refused = async |name: &str, seccomp: Option<SecurityProfile>, code: Code, subject: &str| {
-        let spec = ContainerSpec::new(name, &image).security(|s| s.seccomp = seccomp);
-        node.refused(pod.try_create(&spec).await, code, subject);
-    };
-    refused("missing", profile(ProfileType::Localhost, "/no/such/file.json"), Code::InvalidArgument, "/no/such/file.json").await;
-    refused("relative", profile(ProfileType::Localhost, "file.json"), Code::InvalidArgument, "file.json").await;
-    refused("nameless", profile(ProfileType::Localhost, ""), Code::InvalidArgument, "localhost_ref").await;
-    refused("directory", profile(ProfileType::Localhost, "/etc"), Code::InvalidArgument, "regular file").await;
-    refused("endless", profile(ProfileType::Localhost, "/dev/zero"), Code::InvalidArgument, "regular file").await;
-    refused("garbage", local_profile(&node, "garbage", "{ no profile"), Code::InvalidArgument, "malformed").await;
-    let action =
-        |action: &str| json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{ "names": ["mkdir"], "action": action }] }).to_string();
-    refused("action", local_profile(&node, "action", &action("SCMP_ACT_PANIC")), Code::InvalidArgument, "SCMP_ACT_PANIC").await;
-    refused("notify", local_profile(&node, "notify", &action("SCMP_ACT_NOTIFY")), Code::Unimplemented, "SCMP_ACT_NOTIFY").await;
-    let errno = json!({ "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 100_000 }).to_string();
-    refused("errno", local_profile(&node, "errno", &errno), Code::InvalidArgument, "100000").await;
-    node.finish().await;
-}
-
-/// The profile that allows everything but what `rules` say.
-fn rules(rules: Value) -> String {
-    json!({ "defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"], "syscalls": rules }).to_string()
-}
-
-#[tokio::test]
-async fn every_action_of_a_profile_is_taken() {
-    let node = Node::start().await;
-    let image = node.busybox().await;
-    let pod = node.pod("actions").await;
-    let run = async |name: &str, rule: Value, script: &str| {
-        let seccomp = local_profile(&node, name, &rules(json!([rule])));
-        let container = pod.start(&ContainerSpec::new(name, &image).security(|s| s.seccomp = seccomp)).await;
-        container.exec(&["/bin/sh", "-c", script]).await
-    };
-    let mkdir = |action: &str| json!({ "names": ["mkdir", "mkdirat"], "action": action });
-    assert_eq!(run("log", mkdir("SCMP_ACT_LOG"), "mkdir /tmp/x").await.code, 0);
-    assert!(run("trace", mkdir("SCMP_ACT_TRACE"), "mkdir /tmp/x").await.stderr.contains("not implemented"), "nobody traces it");
-    for action in ["SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_TRAP"] {
-        assert_eq!(run(action, mkdir(action), "mkdir /tmp/x").await.code, 128 + 31, "{action}: killed by SIGSYS");
-    }
-    // Modes are the second argument: no directory that its group may write to.
-    let shared = json!({ "names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": 30,
-        "args": [{ "index": 1, "value": 0o020, "valueTwo": 0o020, "op": "SCMP_CMP_MASKED_EQ" }] });
-    let made = run("arguments", shared, "umask 0; mkdir -m 700 /tmp/x && echo made; busybox mkdir -m 770 /tmp/y; mkdir /tmp/z").await;
-    assert!(made.stdout == "made" || made.stderr.contains("Read-only"), "{made:?}");
-    assert!(made.stderr.contains("Read-only"), "{made:?}");
+    let pod = node.pod("masks").await;
+    let masked = pod
+        .start(&ContainerSpec::new("masked", &image).security(|s| {
+            s.masked_paths = strings(&["/proc/uptime", "/home", "/not/there"]);
+            s.readonly_paths = strings(&["/proc/sys", "/var", "/not/there/either"]);
+        }))
+        .await;
+    assert_eq!(masked.exec(&["/bin/cat", "/proc/uptime"]).await.stdout, "", "a masked file is empty");
+    assert_eq!(masked.exec(&["/bin/ls", "/home"]).await.stdout, "", "a masked directory is empty");
+    assert_ne!(masked.exec(&["/bin/touch", "/home/x"]).await.code, 0, "and nothing can be put there");
+    assert!(masked.exec(&["/bin/touch", "/var/x"]).await.stderr.contains("Read-only"));
+    assert_ne!(masked.exec(&["/bin/sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward"]).await.code, 0);
+    assert_eq!(masked.exec(&["/bin/touch", "/tmp/x"]).await.code, 0, "everything else is as it was");
+    let bare = ContainerSpec::new("bare", &image).security(|s| {
+        s.masked_paths.clear();
+        s.readonly_paths.clear();
+    });
+    let bare = pod.start(&bare).await;
+    assert_ne!(bare.shell("cat /proc/uptime").await, "");
+    assert_eq!(bare.shell("ls /home").await, "alice");
     node.finish().await;
 }
 
 #[tokio::test]
-async fn capabilities_open_the_calls_they_are_for() {
+async fn the_default_paths_hide_the_machine() {
     let node = Node::start().await;
     let image = node.busybox().await;
-    let pod = node.pod("capable").await;
-    let with = |name: &str, capability: &str| {
-        let change = Capability { add_capabilities: words(&[capability]), ..Default::default() };
-        ContainerSpec::new(name, &image).security(|s| s.capabilities = Some(change)).without_apparmor()
-    };
-    let admin = pod.start(&with("admin", "SYS_ADMIN")).await;
-    assert_eq!(admin.shell("grep ^Seccomp: /proc/self/status | tr -dc 0-9").await, "2");
-    admin.shell("mount -t tmpfs none /tmp && umount /tmp && unshare -m true && unshare -U true && hostname changed").await;
-    let modest = pod.start(&with("modest", "SYS_TIME")).await;
-    for script in ["mount -t tmpfs none /tmp", "unshare -m true", "unshare -U true", "hostname changed"] {
-        assert_ne!(modest.exec(&["/bin/sh", "-c", script]).await.code, 0, "{script}");
+    let pod = node.pod("defaults").await;
+    let container = pod.start(&ContainerSpec::new("c", &image)).await;
+    assert_eq!(container.shell("head -c 16 /proc/kcore | wc -c").await, "0");
+    assert_eq!(container.shell("ls /sys/firmware | wc -l").await, "0");
+    for path in ["/proc/sysrq-trigger", "/proc/sys/kernel/core_pattern", "/sys/kernel/profiling"] {
+        let write = container.exec(&["/bin/sh", "-c", &format!("echo >{path}")]).await;
+        assert_ne!(write.code, 0, "{path} can be written: {write:?}");
     }
     node.finish().await;
 }
 
 #[tokio::test]
-async fn no_gate_leads_around_the_filter() {
+async fn new_privileges_are_refused_when_asked() {
     let node = Node::start().await;
-    if !program::AVAILABLE {
-        return node.finish().await;
-    }
-    const NEW_USER_NAMESPACE: u32 = 0x1000_0000;
-    let programs = Layer::new()
-        .file("bin/native", 0o755, &one_call(Gate::Native, 272, NEW_USER_NAMESPACE)) // unshare
-        .file("bin/compat", 0o755, &one_call(Gate::Compat, 310, NEW_USER_NAMESPACE)) // the same in 32 bits
-        .file("bin/x32", 0o755, &one_call(Gate::Native, 0x4000_0000 | 272, NEW_USER_NAMESPACE))
-        .file("bin/harmless", 0o755, &one_call(Gate::Compat, 20, 0)) // getpid in 32 bits
-        .file("bin/future", 0o755, &one_call(Gate::Native, 999, 0));
-    let image = node.pull("gates", &Image::busybox().layer(&programs.into_tar(), Compression::Plain)).await;
-    let pod = node.pod("gates").await;
-    let start = async |name: &str, seccomp| pod.start(&ContainerSpec::new(name, &image).security(|s| s.seccomp = seccomp)).await;
-    let code = async |container: &coracle_e2e::Container, program: &str| container.exec(&[&format!("/bin/{program}")]).await.code;
-    const EPERM: i32 = 1;
-    const ENOSYS: i32 = 38;
-
-    let open = start("open", None).await;
-    assert_eq!((code(&open, "native").await, code(&open, "future").await), (0, ENOSYS));
-    // A kernel without 32 bits answers `int 0x80` with a signal; user-mode Linux takes the number for one of 64 bits, where
-    // this one writes nothing and says so.
-    let compat = code(&open, "compat").await == 0 && code(&open, "harmless").await != 0;
-
-    let standard = start("standard", profile(ProfileType::RuntimeDefault, "")).await;
-    assert_eq!(code(&standard, "native").await, EPERM);
-    assert_eq!(code(&standard, "x32").await, ENOSYS);
-    assert_eq!(code(&standard, "future").await, ENOSYS, "a program may fall back from a call that nobody knows yet");
-    if compat {
-        assert_eq!(code(&standard, "compat").await, EPERM);
-        assert_ne!(code(&standard, "harmless").await, EPERM, "32 bits are not closed as such");
-    }
-
-    let denied = json!([{ "names": ["unshare"], "action": "SCMP_ACT_ERRNO", "errnoRet": 13 }]);
-    let both = start("both", local_profile(&node, "both", &rules(denied.clone()))).await;
-    assert_eq!(code(&both, "native").await, 13);
-    if compat {
-        assert_eq!(code(&both, "compat").await, 13, "the profile names both architectures");
-    }
-    let one = json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": denied }).to_string();
-    let native = start("native", local_profile(&node, "one", &one)).await;
-    assert_eq!(code(&native, "native").await, 13);
-    for around in ["x32"].into_iter().chain(compat.then_some("compat")) {
-        let code = code(&native, around).await;
-        assert!(code >= 128 || code == ENOSYS, "{around}: an architecture that the profile does not name is closed: {code}");
-    }
+    let image = node.busybox().await;
+    let refused = own_status(&node, ContainerSpec::new("refused", &image).security(|s| s.no_new_privs = true)).await;
+    assert_eq!(field(&refused, "NoNewPrivs"), "1");
+    let allowed = own_status(&node, ContainerSpec::new("allowed", &image)).await;
+    assert_eq!(field(&allowed, "NoNewPrivs"), "0");
     node.finish().await;
 }

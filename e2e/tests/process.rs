@@ -1,14 +1,15 @@
-//! What a container's process starts from: signals, streams, terminal, environment, limits; none of it the daemon's.
+//! What a container's process starts from: command, signals, streams, terminal, environment, limits; none of it the daemon's.
 //! Looked at from inside and in the kernel's own files on the host.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use coracle_e2e::api::{ContainerState, Int64Value};
+use coracle_e2e::api::ContainerState;
+use coracle_e2e::host::field;
 use coracle_e2e::image::Image;
 use coracle_e2e::layer::{Compression, Layer};
-use coracle_e2e::{Code, Container, ContainerSpec, Node, wire};
+use coracle_e2e::{Code, Container, ContainerSpec, Node, number, strings, wire};
 use serde_json::json;
 
 /// `ContainerConfig.stop_signal` and `ContainerStatus.stop_signal`.
@@ -27,12 +28,6 @@ async fn told_signal(node: &Node, container: &Container) -> u64 {
         [wire::Value::Number(index)] => index,
         ref other => panic!("one stop signal: {other:?}"),
     }
-}
-
-/// The value of a line of a file like `/proc/self/status`.
-fn field<'a>(text: &'a str, name: &str) -> &'a str {
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    line.unwrap_or_else(|| panic!("no {name} in {text}")).trim()
 }
 
 /// The columns of a line of a file like `/proc/self/limits`.
@@ -154,7 +149,7 @@ async fn a_terminal_is_the_containers_console() {
     let script = "tty; stat -c '%U %a' $(tty); [ $(stat -c %t,%T /dev/console) = $(stat -c %t,%T $(tty)) ] && echo console; \
                   echo $TERM; test -t 0 && test -t 1 && test -t 2 && echo all; echo error >&2; ls -l /proc/self/fd/0 >/dev/tty && echo control; \
                   ls -1 /dev/pts; sleep 100000";
-    let spec = ContainerSpec::new("c", &image).script(script).security(|s| s.run_as_user = Some(Int64Value { value: 1000 }));
+    let spec = ContainerSpec::new("c", &image).script(script).security(|s| s.run_as_user = number(1000));
     let container = node.pod("terminal").await.start(&spec.with(|config| config.tty = true)).await;
     container.logged("ptmx").await;
     let lines = container.lines("stdout");
@@ -199,7 +194,7 @@ async fn the_working_directory_is_made_inside() {
     assert_eq!(pod.run(&within("deep", "/made/for/it")).await.1, "/made/for/it\n0:0 755");
     let fixed = within("fixed", "/made/for/it").security(|s| s.readonly_rootfs = true);
     assert_eq!(pod.run(&fixed).await.1, "/made/for/it\n0:0 755", "a root that refuses writes does not hinder it");
-    let user = within("user", "/home/alice").security(|s| s.run_as_user = Some(Int64Value { value: 1000 }));
+    let user = within("user", "/home/alice").security(|s| s.run_as_user = number(1000));
     assert_eq!(pod.run(&user).await.1, "/home/alice\n1000:1000 750", "what is there stays as it is");
     let led = pod.run(&within("led", "/srv/work")).await.1;
     assert_eq!(led, format!("{}/work\n0:0 755", outside.display()), "the link leads to a place inside");
@@ -246,12 +241,73 @@ async fn a_session_keyring_is_the_containers_own() {
     let spec = |name: &str| {
         ContainerSpec::new(name, &image).security(|s| {
             s.masked_paths.clear();
-            s.run_as_user = Some(Int64Value { value: 1000 });
+            s.run_as_user = number(1000);
         })
     };
     let (one, two) = (pod.start(&spec("one")).await, pod.start(&spec("two")).await);
     let (first, second) = (one.shell("grep -w _ses /proc/keys").await, two.shell("grep -w _ses /proc/keys").await);
     assert_eq!((first.lines().count(), second.lines().count()), (1, 1), "{first} | {second}");
     assert_ne!(first.split(' ').next(), second.split(' ').next());
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn command_arguments_environment_and_directory_come_from_request_or_image() {
+    let node = Node::start().await;
+    let told = Image::busybox()
+        .set("Entrypoint", json!(["/bin/echo", "entrypoint"]))
+        .set("Cmd", json!(["cmd"]))
+        .set("Env", json!(["PATH=/bin", "FROM=image", "BOTH=image"]))
+        .set("WorkingDir", json!("/srv/made/for/it"));
+    let image = node.pull("told", &told).await;
+    let pod = node.pod("words").await;
+    let named = |name: &str| ContainerSpec::new(name, &image).image_command();
+    assert_eq!(pod.run(&named("image")).await.1, "entrypoint cmd");
+    assert_eq!(pod.run(&named("args").with(|config| config.args = strings(&["args"]))).await.1, "entrypoint args");
+    assert_eq!(
+        pod.run(&named("command").command(&["/bin/echo", "command"])).await.1,
+        "command",
+        "the image's arguments go with its entrypoint"
+    );
+    let both = named("both").command(&["/bin/echo", "command"]).with(|config| config.args = strings(&["args"]));
+    assert_eq!(pod.run(&both).await.1, "command args");
+    let environment = named("environment").command(&["env"]).variable("BOTH", "request").variable("ODD", "a=b\n\"c\" $HOME é");
+    let text = pod.run(&environment).await.1;
+    for expected in ["FROM=image", "BOTH=request", "PATH=/bin", "ODD=a=b\n\"c\" $HOME é"] {
+        assert!(text.contains(expected), "{expected} in {text}");
+    }
+    assert!(!text.contains("BOTH=image"), "{text}");
+    assert_eq!(pod.run(&named("directory").command(&["pwd"])).await.1, "/srv/made/for/it", "it is made if the image lacks it");
+    let elsewhere = named("elsewhere").command(&["pwd"]).with(|config| config.working_dir = "/home/alice".into());
+    assert_eq!(pod.run(&elsewhere).await.1, "/home/alice");
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_terminal_is_one() {
+    let node = Node::start().await;
+    let image = node.busybox().await;
+    let spec = ContainerSpec::new("c", &image)
+        .script("tty; test -t 0 && test -t 1 && test -t 2 && echo all; echo err >&2")
+        .with(|config| config.tty = true);
+    let container = node.pod("terminal").await.start(&spec).await;
+    assert_eq!(container.exited().await.exit_code, 0);
+    let lines = container.lines("stdout");
+    let lines: Vec<&str> = lines.iter().map(|line| line.trim_end_matches('\r')).collect();
+    assert!(lines[0].starts_with("/dev/"), "{lines:?}");
+    assert_eq!(lines[1..], ["all", "err"], "a terminal has one stream");
+    assert!(container.lines("stderr").is_empty());
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn the_images_stop_signal_is_sent() {
+    let node = Node::start().await;
+    let image = node.pull("signal", &Image::busybox().set("StopSignal", json!("SIGUSR1"))).await;
+    let spec = ContainerSpec::new("c", &image).script("trap 'exit 41' USR1; trap 'exit 42' TERM; echo ready; while :; do sleep 0.1; done");
+    let container = node.pod("signal").await.start(&spec).await;
+    container.logged("ready").await;
+    container.stop(60).await;
+    assert_eq!(container.status().await.exit_code, 41);
     node.finish().await;
 }

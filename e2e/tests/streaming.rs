@@ -5,9 +5,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 
-use coracle_e2e::api::{AttachRequest, ExecRequest, Int64Value, LinuxContainerSecurityContext};
+use coracle_e2e::api::{AttachRequest, ExecRequest, LinuxContainerSecurityContext};
 use coracle_e2e::session::{GET, REMOTE, STDERR, STDIN, STDOUT, Session, answering, exit_code, in_terminal, script, server};
-use coracle_e2e::{Code, Container, ContainerSpec, Node, PodSpec, eventually};
+use coracle_e2e::{Code, Container, ContainerSpec, Node, PodSpec, eventually, number};
 
 /// crictl with the node's endpoint, or `None` and a word of it where there is none.
 fn crictl(node: &Node, arguments: &[&str]) -> Option<Command> {
@@ -106,7 +106,7 @@ async fn an_exec_has_a_terminal_of_the_clients_size() {
     let node = Node::start().await;
     let image = node.busybox().await;
     let pod = node.pod("terminal").await;
-    let user = |security: &mut LinuxContainerSecurityContext| security.run_as_user = Some(Int64Value { value: 1000 });
+    let user = |security: &mut LinuxContainerSecurityContext| security.run_as_user = number(1000);
     let container = pod.start(&ContainerSpec::new("c", &image).security(user)).await;
     let tell = "stat -c 'owner %u' $(tty); echo TERM=$TERM; echo err >&2; echo ready; \
                 for size in '33 101' '24 80'; do while [ \"$(stty size)\" != \"$size\" ]; do sleep 0.02; done; echo size $size; done; \

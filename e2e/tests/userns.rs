@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use coracle_e2e::api::{self, Capability, MountPropagation, NamespaceMode};
 use coracle_e2e::image::Image;
 use coracle_e2e::layer::{self, Compression, Layer};
-use coracle_e2e::{Code, Container, ContainerSpec, Node, Pod, PodSpec, host, users};
+use coracle_e2e::{Code, Container, ContainerSpec, Node, Pod, PodSpec, host, number, users};
 
 /// The node's user that is root in the pods of these tests.
 const ROOT: u32 = 1_310_720;
@@ -228,9 +228,7 @@ async fn devices_terminal_and_files_are_as_in_any_pod() {
 async fn a_privileged_container_is_root_of_its_pod_only() {
     let Some(node) = node().await else { return };
     let image = node.busybox().await;
-    let spec = PodSpec::new("privileged").users(ROOT, LENGTH).with(|config| {
-        config.linux.get_or_insert_default().security_context.get_or_insert_default().privileged = true;
-    });
+    let spec = PodSpec::new("privileged").users(ROOT, LENGTH).privileged();
     let pod = node.run(&spec).await;
     let container = pod.start(&ContainerSpec::new("c", &image).security(|s| s.privileged = true)).await;
     container.shell("mount -t tmpfs x /tmp && echo 1 > /proc/sys/net/ipv4/ip_forward").await;
@@ -246,11 +244,9 @@ async fn a_privileged_container_is_root_of_its_pod_only() {
 async fn containers_share_process_ids_with_their_pod_alone() {
     let Some(node) = node().await else { return };
     let image = node.busybox().await;
-    let mut spec = PodSpec::new("pids").users(ROOT, LENGTH);
-    spec.namespaces().pid = NamespaceMode::Pod.into();
+    let spec = PodSpec::new("pids").users(ROOT, LENGTH).pid_mode(NamespaceMode::Pod);
     let pod = node.run(&spec).await;
-    let shared =
-        |name: &str| ContainerSpec::new(name, &image).security(|s| s.namespace_options.get_or_insert_default().set_pid(NamespaceMode::Pod));
+    let shared = |name: &str| ContainerSpec::new(name, &image).pid_mode(NamespaceMode::Pod);
     let one = pod.start(&shared("one").command(&["/bin/sleep", "4242"])).await;
     let two = pod.start(&shared("two")).await;
     let listed = two.shell("ps -o pid,user,args").await;
@@ -267,7 +263,7 @@ async fn containers_share_process_ids_with_their_pod_alone() {
     let debug = pod.start(&debug).await;
     assert_eq!(host::namespace(first_process(&debug), "pid"), host::namespace(first_process(&own), "pid"));
     assert_eq!(debug.shell("cat /proc/1/cmdline | tr '\\0' ' '").await, "/bin/sleep 100000");
-    let refused = ContainerSpec::new("node", &image).security(|s| s.namespace_options.get_or_insert_default().set_pid(NamespaceMode::Node));
+    let refused = ContainerSpec::new("node", &image).pid_mode(NamespaceMode::Node);
     node.refused(pod.try_create(&refused).await, Code::InvalidArgument, "user namespace");
     node.finish().await;
 }
@@ -336,7 +332,7 @@ async fn what_cannot_be_mapped_is_refused() {
     let source = volume(&node, "volume");
     let mount = ContainerSpec::new("mount", &image).mapped_mount(source.to_str().expect("text"), "/x", &users(ROOT + 1, LENGTH));
     node.refused(pod.try_create(&mount).await, Code::InvalidArgument, "uidMappings");
-    let beyond = ContainerSpec::new("beyond", &image).security(|s| s.run_as_user = Some(api::Int64Value { value: 70_000 }));
+    let beyond = ContainerSpec::new("beyond", &image).security(|s| s.run_as_user = number(70_000));
     node.refused(pod.try_create(&beyond).await, Code::InvalidArgument, "user 70000");
     assert!(pod.try_create(&with("same", users(ROOT, LENGTH))).await.is_ok());
     node.finish().await;
@@ -349,8 +345,7 @@ async fn it_outlives_the_daemon_and_leaves_nothing() {
         return node.finish().await;
     }
     let image = node.busybox().await;
-    let mut spec = PodSpec::new("lasting").users(ROOT, LENGTH);
-    spec.namespaces().pid = NamespaceMode::Pod.into();
+    let spec = PodSpec::new("lasting").users(ROOT, LENGTH).pid_mode(NamespaceMode::Pod);
     let pod = node.run(&spec).await;
     let container = pod.start(&ContainerSpec::new("c", &image).script("trap 'exit 7' TERM; echo up; while :; do sleep 0.1; done")).await;
     container.logged("up").await;

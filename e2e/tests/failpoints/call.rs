@@ -171,14 +171,9 @@ fn pod_spec(stage: &mut Stage, kind: Kind) -> PodSpec {
                 linux.sysctls.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "1000".to_owned());
             })
         }
-        Kind::Users => {
-            let mut spec = spec.users(1_310_720, 65_536);
-            spec.namespaces().pid = NamespaceMode::Pod.into();
-            spec
-        }
+        Kind::Users => spec.users(1_310_720, 65_536).pid_mode(NamespaceMode::Pod),
         Kind::Host => {
-            let mut spec = spec.host_network();
-            spec.namespaces().pid = NamespaceMode::Pod.into();
+            let spec = spec.host_network().pid_mode(NamespaceMode::Pod);
             let parent = stage.kubelets_parent();
             spec.with(|config| config.linux.get_or_insert_default().cgroup_parent = parent)
         }
@@ -187,12 +182,10 @@ fn pod_spec(stage: &mut Stage, kind: Kind) -> PodSpec {
 
 fn container_spec(stage: &mut Stage, call: Call) -> ContainerSpec {
     let volume = stage.node.scratch().join("volumes").join(stage.new_name("volume"));
-    let mut spec = ContainerSpec::new("main", &stage.image).mount(&volume.to_string_lossy(), "/volume", false).resources(|resources| {
+    let spec = ContainerSpec::new("main", &stage.image).mount(&volume.to_string_lossy(), "/volume", false).resources(|resources| {
         resources.memory_limit_in_bytes = 64 << 20;
         resources.cpu_shares = 512;
     });
-    if call.kind() != Kind::Own {
-        spec.namespaces().pid = NamespaceMode::Pod.into();
-    }
+    let spec = if call.kind() == Kind::Own { spec } else { spec.pid_mode(NamespaceMode::Pod) };
     spec.script(POLITE)
 }
