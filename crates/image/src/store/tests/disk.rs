@@ -1,0 +1,246 @@
+//! What the disk does to the store: restarts, reboots, rubbish, damage, no room.
+
+use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use coracle_domain::FailureKind;
+
+use super::{Node, base, container, in_mount_namespace, registries, sample};
+use crate::testing::{Tar, TestImage, gzip_layer};
+use crate::{Store, read_file};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_is_there_after_a_restart() {
+    let node = Node::new().await;
+    node.registry.push("app", "latest", &sample());
+    let id = node.pull("app").await.unwrap();
+    let rootfs = node.store.prepare_rootfs(&id, &container(1), None).await.unwrap();
+    let orphan = node.store.prepare_rootfs(&id, &container(2), None).await.unwrap();
+    let usage = node.store.usage();
+    std::fs::create_dir(node.root().join("tmp/half-made")).unwrap();
+    std::fs::create_dir(node.root().join("layers/not-a-layer")).unwrap();
+    let node = node.restart("this boot").await;
+    assert_eq!(node.store.list()[0].id, id);
+    assert_eq!((node.store.usage().bytes, node.store.usage().inodes), (usage.bytes, usage.inodes));
+    assert_eq!(node.store.rootfs(&container(1)), Some(rootfs));
+    node.store.remove(id.as_str()).await.unwrap();
+    node.store.sweep_rootfs(&HashSet::from([container(1)])).await.unwrap();
+    assert!(!orphan.upper.exists());
+    assert_eq!(node.names("layers").len(), 3, "the container keeps its layers: {:?}", node.names("layers"));
+    node.store.sweep_rootfs(&HashSet::new()).await.unwrap();
+    node.assert_empty().await;
+    assert_eq!(std::fs::read_dir(node.scratch.path().join("run")).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reboot_costs_what_was_not_synced_and_no_more() {
+    let node = Node::new().await;
+    node.registry.push("safe", "latest", &TestImage::new("safe", &[gzip_layer(base())]));
+    node.registry.push("unsafe", "latest", &TestImage::new("unsafe", &[gzip_layer(base()), gzip_layer(Tar::new().file("new", ""))]));
+    let safe = node.pull("safe").await.unwrap();
+    node.store.make_durable().await.unwrap();
+    node.pull("unsafe").await.unwrap();
+    node.store.make_durable().await.unwrap();
+    // As if the second layer's mark had not reached the disk.
+    let layers = node.store.find(&node.registry.reference("unsafe")).unwrap().layers.clone();
+    let path = node.store.paths.layer(&layers[1]).join("record.json");
+    let text = std::fs::read_to_string(&path).unwrap().replace("\"durable\": true", "\"durable\": false");
+    std::fs::write(&path, text).unwrap();
+    let node = node.restart("this boot").await;
+    assert_eq!(node.store.list().len(), 2, "the same boot knows its files");
+    node.store.make_durable().await.unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains("\"durable\": true"), "{text}");
+    std::fs::write(&path, text.replace("\"durable\": true", "\"durable\": false")).unwrap();
+    let node = node.restart("next boot").await;
+    assert_eq!(node.store.list().iter().map(|image| image.id.clone()).collect::<Vec<_>>(), [safe]);
+    node.pull("unsafe").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rubbish_on_disk_costs_only_its_own_subject() {
+    let node = Node::new().await;
+    for name in ["a", "b", "c"] {
+        node.registry.push(name, "latest", &TestImage::new(name, &[gzip_layer(Tar::new().file(name, ""))]));
+    }
+    let (a, b, c) = (node.pull("a").await.unwrap(), node.pull("b").await.unwrap(), node.pull("c").await.unwrap());
+    node.store.prepare_rootfs(&c, &container(1), None).await.unwrap();
+    node.store.make_durable().await.unwrap();
+    std::fs::write(node.root().join("images/index.json"), "{").unwrap();
+    std::fs::write(node.root().join("images/oci-layout"), "").unwrap();
+    std::fs::write(node.root().join(format!("records/{}.json", a.digits())), "").unwrap();
+    std::fs::write(node.root().join(format!("images/blobs/sha256/{}", b.digits())), "x").unwrap();
+    std::fs::write(node.scratch.path().join("run").join(format!("{}.json", container(1))), "").unwrap();
+    let node = node.restart("this boot").await;
+    assert_eq!(node.store.list().iter().map(|image| image.id.clone()).collect::<Vec<_>>(), std::slice::from_ref(&c));
+    let index = std::fs::read_to_string(node.root().join("images/index.json")).unwrap();
+    assert!(index.contains("c:latest") && !index.contains("a:latest"));
+    // Nobody knows what the container stands on, so nothing is deleted from under it.
+    node.store.remove(c.as_str()).await.unwrap();
+    assert_eq!(node.names("layers").len(), 4);
+    node.store.remove_rootfs(&container(1)).await.unwrap();
+    node.store.sweep_rootfs(&HashSet::new()).await.unwrap();
+    assert_eq!(node.names("layers"), ["empty"]);
+    for name in ["a", "b", "c"] {
+        node.pull(name).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_is_kept_out() {
+    let node = Node::new().await;
+    let inner = ["--ignored", "--exact", "store::tests::disk::in_the_second_process"];
+    let second =
+        std::process::Command::new(std::env::current_exe().unwrap()).args(inner).env("STORE", node.scratch.path()).output().unwrap();
+    let output = String::from_utf8_lossy(&second.stdout);
+    assert!(second.status.success() && output.contains("1 passed"), "{output}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "run by a_second_process_is_kept_out, in the second process"]
+async fn in_the_second_process() {
+    let scratch = std::path::PathBuf::from(std::env::var_os("STORE").unwrap());
+    let second = Store::open(&scratch.join("lib"), &scratch.join("run"), registries()).await;
+    assert!(second.unwrap_err().to_string().contains("another process"));
+}
+
+#[test]
+fn a_full_disk_is_said_to_be_full() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (directory, program) = (scratch.path().display(), std::env::current_exe().unwrap());
+    let inner = "store::tests::disk::on_a_full_disk";
+    let script =
+        format!("mount -t tmpfs -o size=400k none {directory}; TMPDIR={directory} {} --ignored --exact {inner}", program.display());
+    let (passed, output) = in_mount_namespace(&script);
+    assert!(passed && output.contains("1 passed"), "{output}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "run by a_full_disk_is_said_to_be_full, on a small disk"]
+async fn on_a_full_disk() {
+    let node = Node::new().await;
+    node.registry.push("small", "latest", &sample());
+    node.pull("small").await.unwrap();
+    let big = gzip_layer(Tar::new().file("big", &"x".repeat(1 << 20)));
+    node.registry.push("big", "latest", &TestImage::new("big", &[big]));
+    let failure = node.failure("big").await;
+    assert_eq!((failure.kind, &*failure.stage), (FailureKind::Exhausted, "unpacking the layer"), "{failure}");
+    node.settle_tmp().await;
+    // Filled to the brim, it can still be emptied.
+    let filled = std::fs::write(node.scratch.path().join("filler"), [0; 1 << 20]);
+    assert!(filled.is_err());
+    node.store.remove(&node.registry.reference("small")).await.unwrap();
+    node.assert_empty().await;
+}
+
+/// What may have become of a file.
+const DAMAGES: [&str; 7] = ["empty", "half", "zeroes", "noise", "another shape", "directory", "link"];
+
+fn damage(path: &Path, how: &str) {
+    let whole = std::fs::read(path).unwrap();
+    std::fs::remove_file(path).unwrap();
+    match how {
+        "empty" => std::fs::write(path, ""),
+        "half" => std::fs::write(path, &whole[..whole.len() / 2]),
+        "zeroes" => std::fs::write(path, vec![0; whole.len()]),
+        "noise" => std::fs::write(path, [0xff, 0x7b, 0x00, 0x80].repeat(40)),
+        "another shape" => std::fs::write(path, r#"{"version":"1","id":7,"layers":"none"}"#),
+        "directory" => std::fs::create_dir_all(path.join("with/content")),
+        "link" => std::os::unix::fs::symlink("/dev/zero", path),
+        other => panic!("{other}"),
+    }
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_damage_to_any_file_costs_one_image_at_most_and_a_pull_repairs_it() {
+    let mut node = Node::new().await;
+    for name in ["hit", "spared"] {
+        let layer = gzip_layer(Tar::new().dir("etc").file("etc/name", name));
+        node.registry.push(name, "latest", &TestImage::new(name, &[layer]));
+    }
+    let (hit, spared) = (node.pull("hit").await.unwrap(), node.pull("spared").await.unwrap());
+    node.store.make_durable().await.unwrap();
+    let image = node.store.list().into_iter().find(|image| image.id == hit).unwrap();
+    let manifest = *image.manifests.keys().next().unwrap();
+    let root = node.root();
+    let own = [
+        node.store.paths.image_record(&hit),
+        root.join("images/blobs/sha256").join(hit.digits()),
+        root.join("images/blobs/sha256").join(manifest.digits()),
+        node.store.paths.layer(&image.layers[0]).join("record.json"),
+    ];
+    let common = [root.join("images/index.json"), root.join("images/oci-layout")];
+    drop(image);
+    for path in own.iter().chain(&common) {
+        for how in DAMAGES {
+            damage(path, how);
+            node = node.restart("this boot").await;
+            let here: Vec<_> = node.store.list().iter().map(|image| image.id.clone()).collect();
+            assert!(here.contains(&spared), "{} {how}", path.display());
+            assert_eq!(here.contains(&hit), common.contains(path), "{} {how}", path.display());
+            assert_eq!(node.pull("hit").await.unwrap(), hit, "{} {how}", path.display());
+            node.store.make_durable().await.unwrap();
+            let rootfs = node.store.prepare_rootfs(&hit, &container(1), None).await.unwrap();
+            assert_eq!(read_file(&rootfs, Path::new("/etc/name"), 100).unwrap().as_deref(), Some(&b"hit"[..]));
+            node.store.remove_rootfs(&container(1)).await.unwrap();
+            assert!(path.symlink_metadata().unwrap().is_file(), "{} {how}: it is right again", path.display());
+        }
+    }
+    assert!((1..=32).contains(&node.names("quarantine").len()), "{:?}", node.names("quarantine"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_layer_stays_for_the_container_on_it_and_goes_after_it() {
+    let node = Node::new().await;
+    node.registry.push("app", "latest", &sample());
+    let id = node.pull("app").await.unwrap();
+    let rootfs = node.store.prepare_rootfs(&id, &container(1), None).await.unwrap();
+    let held = std::fs::File::open(&rootfs.lower[0]).unwrap();
+    node.store.make_durable().await.unwrap();
+    damage(&rootfs.lower[0].with_file_name("record.json"), "half");
+    let node = node.restart("this boot").await;
+    assert!(node.store.list().is_empty());
+    node.settle_tmp().await;
+    assert!(held.metadata().unwrap().nlink() > 0 && !rootfs.lower[0].exists(), "what is mounted is there, and has made way");
+    node.pull("app").await.unwrap();
+    assert!(rootfs.lower[0].exists());
+    let node = node.restart("this boot").await;
+    assert_eq!(node.names("layers").len(), 4, "the container is still there: {:?}", node.names("layers"));
+    node.store.remove_rootfs(&container(1)).await.unwrap();
+    node.store.remove(id.as_str()).await.unwrap();
+    let node = node.restart("this boot").await;
+    assert_eq!(node.names("layers"), ["empty"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_somebody_deletes_is_named_and_brought_back_by_a_pull() {
+    let node = Node::new().await;
+    node.registry.push("app", "latest", &sample());
+    node.registry.push("other", "latest", &TestImage::new("other", &[gzip_layer(base())]));
+    let (id, other) = (node.pull("app").await.unwrap(), node.pull("other").await.unwrap());
+    let top = node.store.find(id.as_str()).unwrap().layers[1];
+    let path = node.store.paths.layer(&top);
+    for round in 1..4 {
+        // Until it is, its record is written in the background.
+        node.store.make_durable().await.unwrap();
+        std::fs::remove_dir_all(&path).unwrap();
+        if round == 2 {
+            // The pull is the first to find out.
+            assert_eq!(node.pull("app").await.unwrap(), id);
+            assert!(path.join("fs").is_dir());
+            continue;
+        }
+        let error = node.store.prepare_rootfs(&id, &container(round), None).await.unwrap_err().to_string();
+        assert!(error.contains(path.to_str().unwrap()), "{error}");
+        assert_eq!(node.store.list().iter().map(|image| image.id.clone()).collect::<Vec<_>>(), std::slice::from_ref(&other));
+        assert_eq!(node.pull("app").await.unwrap(), id);
+        node.store.prepare_rootfs(&id, &container(round), None).await.unwrap();
+    }
+    node.store.make_durable().await.unwrap();
+    std::fs::remove_dir_all(&path).unwrap();
+    let error = node.store.claim_volume(&id, None, &container(1)).await.unwrap_err().to_string();
+    assert!(error.contains(path.to_str().unwrap()), "{error}");
+    assert_eq!(node.store.list().len(), 1);
+}
