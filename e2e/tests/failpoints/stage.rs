@@ -91,6 +91,9 @@ impl Stage {
         let first = self.node.run(&spec).await;
         first.stop().await;
         first.remove().await;
+        // The kernel takes its time to remove a link with the last of its namespace.
+        let is_firsts = |object: &String| object.contains(&first.id[..12]);
+        eventually("the first pod's link to be gone", || async { (!self.objects().iter().any(is_firsts)).then_some(()) }).await;
         let store = self.settled_store().await;
         cri.pull(&self.small.reference, None).await.unwrap_or_else(|status| panic!("PullImage: {status}"));
         let with_small = self.settled_store().await;
