@@ -1,5 +1,6 @@
 //! Connections as they are accepted: root's only, and a bounded number. When there are too many, the one that has been silent
-//! for longest and has no call under way makes room, so that a caller who leaks connections does not lock out the others.
+//! for longest and has no call under way makes room, so that a caller who leaks connections does not lock out the others. It has
+//! its descriptor until its server has heard of that; when too many still have theirs, newcomers wait in the socket's queue.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -15,12 +16,16 @@ use rustix::net::Shutdown;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
 use tokio_stream::Stream;
+use tokio_util::sync::PollSemaphore;
 use tonic::transport::server::Connected;
 
 /// How many connections there may be.
 const MOST: usize = 512;
+/// How many may have made room and still be there.
+const MOST_LEAVING: usize = 64;
 /// After an accept that failed, most likely for want of descriptors: whoever has to wait stays in the socket's queue.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -30,6 +35,8 @@ pub struct Callers {
     listener: UnixListener,
     most: usize,
     present: Vec<Weak<Seat>>,
+    /// One for each that may be present, or leaving.
+    places: PollSemaphore,
     begun: Instant,
     pause: Option<Pin<Box<Sleep>>>,
     waiting: bool,
@@ -38,11 +45,16 @@ pub struct Callers {
 impl Callers {
     /// Whoever connects to `listener`.
     pub fn of(listener: UnixListener) -> Self {
-        Self { listener, most: MOST, present: Vec::new(), begun: Instant::now(), pause: None, waiting: false }
+        Self::at_most(MOST, MOST_LEAVING, listener)
+    }
+
+    fn at_most(most: usize, leaving: usize, listener: UnixListener) -> Self {
+        let places = PollSemaphore::new(Arc::new(Semaphore::new(most + leaving)));
+        Self { listener, most, present: Vec::new(), places, begun: Instant::now(), pause: None, waiting: false }
     }
 
     /// A seat for a newcomer; none if nobody can make room.
-    fn seat(&mut self, stream: Arc<UnixStream>) -> Option<Arc<Seat>> {
+    fn seat(&mut self, stream: UnixStream, place: OwnedSemaphorePermit) -> Option<Arc<Seat>> {
         self.present.retain(|seat| seat.strong_count() > 0);
         if self.present.len() >= self.most {
             let idle = self.present.iter().filter_map(Weak::upgrade).filter(|seat| seat.calls.load(Ordering::Acquire) == 0);
@@ -51,13 +63,13 @@ impl Callers {
             longest.leave();
             self.present.retain(|seat| !std::ptr::eq(seat.as_ptr(), Arc::as_ptr(&longest)));
         }
-        let seat = Arc::new(Seat { stream, begun: self.begun, last: AtomicU64::new(0), calls: AtomicUsize::new(0) });
+        let seat = Arc::new(Seat { stream, begun: self.begun, last: AtomicU64::new(0), calls: AtomicUsize::new(0), _place: place });
         seat.seen();
         self.present.push(Arc::downgrade(&seat));
         Some(seat)
     }
 
-    fn admit(&mut self, stream: UnixStream) -> Option<Connection> {
+    fn admit(&mut self, stream: UnixStream, place: OwnedSemaphorePermit) -> Option<Connection> {
         match stream.peer_cred() {
             Ok(peer) if may_call(&peer) => {}
             Ok(peer) => {
@@ -69,8 +81,7 @@ impl Callers {
                 return None;
             }
         }
-        let stream = Arc::new(stream);
-        let seat = self.seat(Arc::clone(&stream));
+        let seat = self.seat(stream, place);
         if seat.is_none() {
             tracing::warn!(most = self.most, "too many connections, all busy: a new one is turned away");
         }
@@ -92,12 +103,13 @@ impl Stream for Callers {
                 ready!(pause.as_mut().poll(context));
                 self.pause = None;
             }
+            let Some(place) = ready!(self.places.poll_acquire(context)) else { return Poll::Ready(None) };
             match ready!(self.listener.poll_accept(context)) {
                 Ok((stream, _)) => {
                     if std::mem::take(&mut self.waiting) {
                         tracing::info!("clients are accepted again");
                     }
-                    if let Some(connection) = self.admit(stream) {
+                    if let Some(connection) = self.admit(stream, place) {
                         return Poll::Ready(Some(Ok(connection)));
                     }
                 }
@@ -117,12 +129,13 @@ impl Stream for Callers {
 /// A connection's place among all.
 #[derive(Debug)]
 struct Seat {
-    stream: Arc<UnixStream>,
+    stream: UnixStream,
     begun: Instant,
     /// When it last said or took something, in milliseconds after `begun`.
     last: AtomicU64,
     /// Its calls under way.
     calls: AtomicUsize,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Seat {
@@ -247,7 +260,7 @@ mod tests {
     async fn the_one_that_was_idle_for_longest_makes_room_and_none_that_is_busy() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
-        let mut callers = Callers { most: 2, ..Callers::of(UnixListener::bind(&path).unwrap()) };
+        let mut callers = Callers::at_most(2, 2, UnixListener::bind(&path).unwrap());
         let mut clients = Vec::new();
         let mut connections = Vec::new();
         for at in [10, 20] {
@@ -272,5 +285,24 @@ mod tests {
         let mut heard = [0; 5];
         fifth.read_exact(&mut heard).await.unwrap();
         assert_eq!(&heard, b"hello");
+    }
+
+    #[tokio::test]
+    async fn newcomers_wait_until_those_who_made_room_are_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let mut callers = Callers::at_most(1, 1, UnixListener::bind(&path).unwrap());
+        let mut clients = Vec::new();
+        let mut connections = Vec::new();
+        for _ in 0..2 {
+            clients.push(UnixStream::connect(&path).await.unwrap());
+            connections.push(callers.next().await.unwrap().unwrap());
+        }
+        assert!(closed(&mut clients[0]).await, "it made room");
+        clients.push(UnixStream::connect(&path).await.unwrap());
+        assert!(tokio::time::timeout(Duration::from_millis(50), callers.next()).await.is_err(), "and has its descriptor still");
+        drop(connections.remove(0));
+        connections.push(callers.next().await.unwrap().unwrap());
+        assert!(closed(&mut clients[1]).await);
     }
 }
