@@ -7,6 +7,7 @@ use coracle_e2e::api::{ContainerStats, ContainerStatsFilter, PodSandboxMetrics, 
 use coracle_e2e::wire::{self, Value};
 use coracle_e2e::{ContainerSpec, Node, Pod, PodSpec, eventually};
 use prost::Message;
+use rustix::process::{Pid, Signal, kill_process};
 
 fn number(value: &Option<UInt64Value>) -> Option<u64> {
     value.as_ref().map(|value| value.value)
@@ -238,6 +239,30 @@ async fn a_pods_network_is_counted_at_its_own_interface() {
     let host = node.run(&PodSpec::new("host").host_network()).await;
     host.start(&ContainerSpec::new("c", &image)).await;
     assert!(of_pod(&node, &host).await.linux.is_some_and(|linux| linux.network.is_none()), "the node's network is not the pod's");
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn what_runs_is_measured_before_its_monitor_has_answered_a_new_daemon() {
+    let Some(mut node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let pod = node.pod("still").await;
+    let container = pod.start(&ContainerSpec::new("c", &image)).await;
+    let monitor = Pid::from_raw(node.footprint.monitor(&pod.id)).expect("a process id");
+    node.kill_daemon();
+    kill_process(monitor, Signal::STOP).expect("stopping the monitor");
+    node.launch_daemon();
+    let stats = eventually("an answer", || async { node.cri.all_pod_stats(None).await.ok() }).await;
+    let measured: Vec<_> = stats.into_iter().filter_map(|stats| stats.linux).flat_map(|linux| linux.containers).collect();
+    let listed = node.cri.all_container_stats(None).await.expect("ListContainerStats");
+    for stats in [measured, listed] {
+        assert_eq!(stats.len(), 1, "{stats:?}");
+        assert_eq!(stats[0].attributes.as_ref().map(|attributes| &attributes.id), Some(&container.id));
+        assert!(processor_time(&stats[0]) > Some(0) && stats[0].memory.is_some(), "{stats:?}");
+    }
+    kill_process(monitor, Signal::CONT).expect("waking the monitor");
+    node.serving().await;
+    assert_eq!(container.exec(&["/bin/true"]).await.code, 0);
     node.finish().await;
 }
 

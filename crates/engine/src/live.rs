@@ -3,7 +3,7 @@
 //! Owners publish it beside the view, so that execs and stats, which change no pod, go past the owner's inbox.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use coracle_cgroup::Cgroup;
 use coracle_domain::{ContainerId, ContainerPhase, ContainerView, Failure, Refusal, Result};
@@ -13,7 +13,7 @@ use rustix::thread::CapabilitySet;
 use serde::Deserialize;
 use tokio::sync::watch;
 
-use crate::leaf::IdleLeaves;
+use crate::leaf::{self, IdleLeaves};
 use crate::stats::Meter;
 
 /// A pod's live parts.
@@ -50,7 +50,7 @@ impl Live {
     /// Whether processes of ours may wait in its containers ([`coracle_monitor::berth`]): nobody there can look into one, or
     /// put others into its cgroup. A container that is to look into another one may come at any time.
     pub(crate) fn is_fit_for_berths(&self) -> bool {
-        self.containers.values().all(|container| container.model.as_ref().is_some_and(Model::keeps_to_itself))
+        self.containers.values().all(|container| container.model().is_some_and(Model::keeps_to_itself))
     }
 }
 
@@ -81,8 +81,8 @@ impl Model {
 pub(crate) struct LiveContainer {
     /// Where it is limited and accounted.
     pub(crate) cgroup: Arc<Cgroup>,
-    /// `None` if its Plan was lost.
-    model: Option<Model>,
+    /// Not set until this daemon has taken it up; `None` if its Plan was lost.
+    model: OnceLock<Option<Model>>,
     /// Cgroups for execs in it.
     pub(crate) leaves: IdleLeaves,
     /// Whether it has ended.
@@ -92,8 +92,28 @@ pub(crate) struct LiveContainer {
 }
 
 impl LiveContainer {
-    pub(crate) fn new(cgroup: Arc<Cgroup>, model: Option<Model>) -> Self {
-        Self { meter: Meter::new(Arc::clone(&cgroup)), cgroup, model, leaves: IdleLeaves::default(), ended: watch::Sender::new(false) }
+    /// One that this daemon makes.
+    pub(crate) fn made(cgroup: Arc<Cgroup>, model: Model) -> Self {
+        Self { model: OnceLock::from(Some(model)), ..Self::found(cgroup) }
+    }
+
+    /// One that is on record. Where it is accounted is known; its execs and its Plan are for [`Self::take_up`].
+    pub(crate) fn found(cgroup: Arc<Cgroup>) -> Self {
+        let (meter, ended) = (Meter::new(Arc::clone(&cgroup)), watch::Sender::new(false));
+        Self { meter, cgroup, model: OnceLock::new(), leaves: IdleLeaves::default(), ended }
+    }
+
+    /// Ends the execs of a former daemon, since whoever talked to them is gone, and learns what the container runs: once.
+    pub(crate) fn take_up(&self, model: impl FnOnce() -> Option<Model>) {
+        self.model.get_or_init(|| {
+            // One that cannot be killed delays nobody.
+            drop(leaf::end_all(&self.cgroup));
+            model()
+        });
+    }
+
+    fn model(&self) -> Option<&Model> {
+        self.model.get()?.as_ref()
     }
 
     /// What it runs: the model of its execs.
@@ -101,7 +121,7 @@ impl LiveContainer {
     /// # Errors
     /// Its Plan was damaged when this daemon took it over.
     pub(crate) fn process(&self) -> Result<&Process> {
-        self.model.as_ref().map(|model| &model.process).ok_or_else(|| {
+        self.model().map(|model| &model.process).ok_or_else(|| {
             let failure = Failure::new("reading the plan of the container in", self.cgroup.location(), "it was damaged and put aside");
             failure.hint("the container runs on and can be stopped, but takes no execs").into()
         })

@@ -145,6 +145,10 @@ impl ContainerRecord {
     pub(crate) fn is_running(&self) -> bool {
         matches!(self.phase, ContainerPhase::Running { .. })
     }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.phase, ContainerPhase::Exited { .. })
+    }
 }
 
 /// The record in `json`, as of any version.

@@ -65,20 +65,6 @@ impl Recoveries {
         self.wait_while(|table| table.pending.contains(id)).await;
     }
 
-    /// Waits until these are, or lists wait no longer.
-    pub(crate) async fn wait_for_each(&self, ids: impl Iterator<Item = &PodId>) {
-        // As it is but for a moment after the start: a node's statistics are asked for again and again.
-        if self.are_over() {
-            return;
-        }
-        let each = async {
-            for id in ids {
-                self.wait_for(id).await;
-            }
-        };
-        let _ = timeout_at(self.lists_wait_until, each).await;
-    }
-
     /// Waits until all are, or lists wait no longer.
     pub(crate) async fn wait_for_all(&self) {
         let _ = timeout_at(self.lists_wait_until, self.wait_while(|table| !table.pending.is_empty())).await;
@@ -184,7 +170,6 @@ mod tests {
         let _guard = all.begin(&hanging);
         all.wait_for_all().await;
         all.wait_for_doubtful().await;
-        all.wait_for_each([&hanging].into_iter()).await;
         assert!(all.table().pending.contains(&hanging));
     }
 }

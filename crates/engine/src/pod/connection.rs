@@ -6,9 +6,6 @@
 //! A monitor that does not answer may be waiting for a dead disk. Until it does, or ends, its pod is what it is on record, and
 //! calls that need the monitor end at their deadlines.
 
-use std::sync::Arc;
-
-use coracle_cgroup::Cgroup;
 use coracle_domain::{ContainerId, ContainerPhase, Error, Failure, FailureKind, PodPhase, Result};
 use coracle_monitor::client::{Monitor, Started, State};
 use coracle_monitor::protocol::ContainerState;
@@ -16,11 +13,11 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::events::lost_output;
-use super::teardown::{Subject, containers_in};
+use super::teardown::containers_in;
 use super::{Command, Owner};
 use crate::deadline::{ANSWER, SET_UP, within};
-use crate::live::{LiveContainer, Model};
-use crate::{leaf, record};
+use crate::live::Model;
+use crate::record;
 
 /// How many connections are tried: what broke one may break the next.
 const CONNECTIONS: usize = 5;
@@ -80,7 +77,7 @@ impl Owner {
         }
         warn!(pod = self.id().short(), pid, "the pod's monitor does not answer; until it does, the pod is what it is on record");
         (self.monitor, self.events, self.is_unheard) = (Some(ungreeted), Some(events), true);
-        self.find_containers();
+        self.containers.keys().for_each(|id| self.take_up(id));
         let handle = self.handle.clone();
         tokio::spawn(async move {
             // Of a connection that breaks the owner hears by itself.
@@ -135,7 +132,7 @@ impl Owner {
                 container.phase = ContainerPhase::Running { pid: state.pid, started_at: state.started_at };
             }
         }
-        self.find_container(id);
+        self.take_up(id);
         if let Some(exit) = state.and_then(|state| state.exit.as_ref()) {
             self.note_exit(id, exit).await;
         }
@@ -144,26 +141,9 @@ impl Owner {
         }
     }
 
-    /// Finds what runs the containers, as far as this daemon does not know it.
-    fn find_containers(&mut self) {
-        let alive = self.record.containers.iter().filter(|container| !matches!(container.phase, ContainerPhase::Exited { .. }));
-        for id in alive.map(|container| container.id.clone()).collect::<Vec<_>>() {
-            self.find_container(&id);
-        }
-    }
-
-    fn find_container(&mut self, id: &ContainerId) {
-        if self.containers.contains_key(id) {
-            return;
-        }
-        match Subject::of(&self.record).location(&self.shared.hierarchy, id) {
-            Ok(location) => {
-                let cgroup = Arc::new(Cgroup::open(&self.shared.hierarchy, location));
-                // Whoever talked to its execs is gone. One that cannot be killed delays nobody.
-                drop(leaf::end_all(&cgroup));
-                self.containers.insert(id.clone(), Arc::new(LiveContainer::new(cgroup, self.model_of(id))));
-            }
-            Err(error) => warn!(container = id.short(), %error, "the container's cgroup is not known"),
+    fn take_up(&self, id: &ContainerId) {
+        if let Some(container) = self.containers.get(id) {
+            container.take_up(|| self.model_of(id));
         }
     }
 

@@ -70,7 +70,7 @@ impl Owner {
             lost_output: Default::default(),
             request: Arc::new(request),
         });
-        self.containers.insert(id.clone(), Arc::new(LiveContainer::new(Arc::new(cgroup), Some(model))));
+        self.containers.insert(id.clone(), Arc::new(LiveContainer::made(Arc::new(cgroup), model)));
         self.commit()
     }
 

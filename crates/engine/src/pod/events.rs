@@ -63,7 +63,7 @@ impl Owner {
     pub(super) async fn note_end(&mut self, id: &ContainerId, started_at: Option<i64>, exit: Exit, message: String) {
         let pod = self.record.id.clone();
         let Some(container) = self.record.container_mut(id) else { return };
-        if matches!(container.phase, ContainerPhase::Exited { .. }) {
+        if container.has_ended() {
             return;
         }
         info!(pod = pod.short(), container = id.short(), ?exit, message, "container ended");

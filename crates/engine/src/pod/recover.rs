@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use coracle_cgroup::Cgroup;
 use coracle_domain::{ContainerPhase, During, PodId, PodPhase, Result};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{spawn_blocking, yield_now};
@@ -24,6 +25,7 @@ use tracing::{info, warn};
 
 use super::Owner;
 use super::teardown::{Subject, Teardown};
+use crate::live::LiveContainer;
 use crate::record::{ContainerRecord, MonitorIdentity, PodRecord};
 use crate::recoveries::Recovery;
 use crate::{Shared, process};
@@ -170,7 +172,8 @@ fn find(shared: &Arc<Shared>, id: &PodId) -> Finding {
     if record.phase == PodPhase::Creating {
         return Finding::HalfMade(Subject::of(&record));
     }
-    let owner = Owner::new(Arc::clone(shared), record);
+    let mut owner = Owner::new(Arc::clone(shared), record);
+    owner.find_containers();
     owner.adopt_ports();
     owner.publish();
     Finding::Made(Box::new(owner))
@@ -243,6 +246,20 @@ impl Owner {
                 is_unseen && process::is_living_child(pid, monitor.pid)
             }
             ContainerPhase::Exited { .. } => true,
+        }
+    }
+
+    /// Where the containers that have not ended are accounted follows from the record.
+    fn find_containers(&mut self) {
+        let (hierarchy, subject) = (&self.shared.hierarchy, Subject::of(&self.record));
+        for ContainerRecord { id, .. } in self.record.containers.iter().filter(|container| !container.has_ended()) {
+            match subject.location(hierarchy, id) {
+                Ok(location) => {
+                    let found = LiveContainer::found(Arc::new(Cgroup::open(hierarchy, location)));
+                    self.containers.insert(id.clone(), Arc::new(found));
+                }
+                Err(error) => warn!(container = id.short(), %error, "the container's cgroup is not known"),
+            }
         }
     }
 

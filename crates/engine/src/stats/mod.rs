@@ -31,7 +31,6 @@ enum Depth {
 impl Engine {
     /// Samples containers. Of one that does not run only the writable layer is known.
     pub async fn container_stats(&self, containers: Vec<Arc<ContainerView>>) -> Vec<ContainerStats> {
-        self.shared.index.recoveries().wait_for_each(containers.iter().map(|view| &view.pod)).await;
         let sampled: Vec<_> =
             containers.into_iter().filter_map(|view| Some((Arc::clone(&view), self.shared.index.live(&view.pod)?))).collect();
         self.sweep(Depth::Stats, move |sweep| sampled.into_iter().map(|(view, live)| sweep.container(view, &live).0).collect()).await
@@ -48,7 +47,6 @@ impl Engine {
     }
 
     async fn sweep_pods(&self, depth: Depth, pods: Vec<Arc<PodView>>) -> Vec<PodStats> {
-        self.shared.index.recoveries().wait_for_each(pods.iter().map(|view| &view.id)).await;
         let sampled: Vec<_> = pods.into_iter().filter_map(|view| Some((Arc::clone(&view), self.shared.index.live(&view.id)?))).collect();
         self.sweep(depth, move |sweep| sampled.into_iter().map(|(view, live)| sweep.pod(view, &live)).collect()).await
     }
