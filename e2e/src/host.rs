@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::IntoRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt};
 use rustix::process::{Pid, Signal, kill_process};
@@ -18,6 +19,18 @@ pub fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     } else {
         Err(format!("{program} {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim()))
+    }
+}
+
+/// Unmounts what is mounted at a path and below it. What was in there, or is a copy of who was, may be on its way out: as long as it
+/// is busy this is tried again.
+pub fn unmount(path: &Path) -> Result<(), String> {
+    let begin = Instant::now();
+    loop {
+        match run("umount", &["--recursive", &text(path)]) {
+            Err(error) if error.contains("busy") && begin.elapsed() < DEADLINE => std::thread::sleep(Duration::from_millis(20)),
+            done => return done.map(drop),
+        }
     }
 }
 

@@ -11,9 +11,9 @@ async fn every_kind_of_leak_is_found() {
     assert_eq!(node.remains(), Vec::<String>::new());
 
     let state = node.footprint.state.clone();
-    let mount = state.join("mount").to_string_lossy().into_owned();
+    let mount = state.join("mount");
     std::fs::create_dir(&mount).expect("making a directory");
-    host::run("mount", &["-t", "tmpfs", "none", &mount]).expect("mounting");
+    host::run("mount", &["-t", "tmpfs", "none", &host::text(&mount)]).expect("mounting");
     std::fs::create_dir(state.join("pods").join("left")).expect("making a directory");
     let group = host::cgroup_mounts().pop().expect("a hierarchy of cgroups").join(&node.footprint.cgroup_root).join("left");
     std::fs::create_dir_all(&group).expect("making a cgroup");
@@ -35,7 +35,7 @@ async fn every_kind_of_leak_is_found() {
     host::run("ip", &["link", "delete", &here]).expect("removing the link");
     host::run("nft", &["delete", "map", "ip", &table, "left"]).expect("removing the map");
     std::fs::remove_dir(&group).expect("removing the cgroup");
-    host::run("umount", &[&mount]).expect("unmounting");
+    host::unmount(&mount).expect("unmounting");
     std::fs::remove_dir(&mount).expect("removing a directory");
     std::fs::remove_dir(state.join("pods").join("left")).expect("removing a directory");
     node.finish().await;
