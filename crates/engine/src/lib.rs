@@ -36,6 +36,7 @@ mod retry;
 mod selinux;
 mod session;
 mod settle;
+mod shares;
 mod stats;
 mod terminal;
 #[cfg(test)]

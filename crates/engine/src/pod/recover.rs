@@ -10,16 +10,14 @@
 //! container that runs by the record is a living child of the pod's monitor, and there is no record of its exit.
 
 use std::collections::{HashSet, VecDeque};
-use std::num::NonZero;
 use std::pin::pin;
 use std::sync::Arc;
-use std::thread::available_parallelism;
 use std::time::Duration;
 
 use coracle_cgroup::Cgroup;
 use coracle_domain::{ContainerPhase, During, PodId, PodPhase, Result};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::{spawn_blocking, yield_now};
+use tokio::task::yield_now;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -28,10 +26,8 @@ use super::teardown::{Subject, Teardown};
 use crate::live::LiveContainer;
 use crate::record::{ContainerRecord, MonitorIdentity, PodRecord};
 use crate::recoveries::Recovery;
-use crate::{Shared, process};
+use crate::{Shared, process, shares};
 
-/// Records that are worth a thread of their own.
-const SMALLEST_SHARE: usize = 32;
 /// How many pods are looked at before others have their turn.
 const HANDFUL: usize = 8;
 /// How many pods are taken over at a time.
@@ -66,17 +62,9 @@ impl Found {
     /// nobody else's from now on.
     pub(crate) async fn read(shared: &Arc<Shared>) -> Result<Self> {
         let ids = shared.layout.pods_there()?;
-        let share = ids.len().div_ceil(available_parallelism().map_or(1, NonZero::get)).max(SMALLEST_SHARE);
-        let read = |ids: &[PodId]| {
-            let (shared, ids) = (Arc::clone(shared), ids.to_vec());
-            spawn_blocking(move || ids.into_iter().map(|id| FoundPod::read(&shared, id)).collect::<Vec<_>>())
-        };
-        let shares: Vec<_> = ids.chunks(share).map(read).collect();
-        let mut found = Vec::with_capacity(ids.len());
-        for share in shares {
-            found.extend(share.await.during("reading", "the pods' records")?);
-        }
-        Ok(Self(found))
+        let shared = Arc::clone(shared);
+        let found = shares::each(ids, move |id| FoundPod::read(&shared, id)).await;
+        Ok(Self(found.during("reading", "the pods' records")?))
     }
 
     /// The names of the links on the node that a sweep is to spare. The address of a pod without a readable record could be
@@ -106,8 +94,7 @@ impl Found {
         tokio::spawn(async move {
             let mut queue = self.in_order().await;
             while let Ok(place) = Arc::clone(&room).acquire_owned().await {
-                let wanted = shared.index.recoveries().take_wanted();
-                for id in wanted {
+                for id in shared.index.recoveries().take_wanted() {
                     if let Some(pod) = queue.iter().position(|pod| pod.id == id).and_then(|position| queue.remove(position)) {
                         queue.push_front(pod);
                     }

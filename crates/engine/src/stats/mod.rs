@@ -1,4 +1,4 @@
-//! Stats and metrics: one sweep over the cgroups' held descriptors, off the runtime's threads. Metrics are stats with
+//! Stats and metrics: one sweep over the cgroups' held descriptors, shared among the processors. Metrics are stats with
 //! details, which cost more to look up.
 //!
 //! A pod is measured by its own cgroup, whose counters never fall when a container ends. Where the pod has none of
@@ -19,7 +19,7 @@ use meter::Usage;
 
 use crate::live::{Live, LiveContainer};
 use crate::record::PodRecord;
-use crate::{Engine, Shared, clock};
+use crate::{Engine, Shared, clock, shares};
 
 /// How much is looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,9 +31,9 @@ enum Depth {
 impl Engine {
     /// Samples containers. Of one that does not run only the writable layer is known.
     pub async fn container_stats(&self, containers: Vec<Arc<ContainerView>>) -> Vec<ContainerStats> {
-        let sampled: Vec<_> =
-            containers.into_iter().filter_map(|view| Some((Arc::clone(&view), self.shared.index.live(&view.pod)?))).collect();
-        self.sweep(Depth::Stats, move |sweep| sampled.into_iter().map(|(view, live)| sweep.container(view, &live).0).collect()).await
+        let live = |view: Arc<ContainerView>| self.shared.index.live(&view.pod).map(|live| (view, live));
+        let sampled = containers.into_iter().filter_map(live).collect();
+        self.sweep(Depth::Stats, sampled, |sweep, (view, live)| sweep.container(view, &live).0).await
     }
 
     /// Samples pods and their running containers.
@@ -47,13 +47,14 @@ impl Engine {
     }
 
     async fn sweep_pods(&self, depth: Depth, pods: Vec<Arc<PodView>>) -> Vec<PodStats> {
-        let sampled: Vec<_> = pods.into_iter().filter_map(|view| Some((Arc::clone(&view), self.shared.index.live(&view.id)?))).collect();
-        self.sweep(depth, move |sweep| sampled.into_iter().map(|(view, live)| sweep.pod(view, &live)).collect()).await
+        let live = |view: Arc<PodView>| self.shared.index.live(&view.id).map(|live| (view, live));
+        let sampled = pods.into_iter().filter_map(live).collect();
+        self.sweep(depth, sampled, |sweep, (view, live)| sweep.pod(view, &live)).await
     }
 
-    async fn sweep<T: Default + Send + 'static>(&self, depth: Depth, work: impl FnOnce(&Sweep) -> T + Send + 'static) -> T {
-        let sweep = Sweep { filesystem: self.shared.images.filesystem(), shared: Arc::clone(&self.shared), depth };
-        tokio::task::spawn_blocking(move || work(&sweep)).await.unwrap_or_default()
+    async fn sweep<A: Send + 'static, B: Send + 'static>(&self, depth: Depth, sampled: Vec<A>, look: fn(&Sweep, A) -> B) -> Vec<B> {
+        let sweep = Arc::new(Sweep { filesystem: self.shared.images.filesystem(), shared: Arc::clone(&self.shared), depth });
+        shares::each(sampled, move |sample| look(&sweep, sample)).await.unwrap_or_default()
     }
 }
 
