@@ -22,12 +22,12 @@ pub fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
     }
 }
 
-/// Unmounts what is mounted at a path and below it. What was in there, or is a copy of who was, may be on its way out: as long as it
-/// is busy this is tried again.
-pub fn unmount(path: &Path) -> Result<(), String> {
+/// Unmounts what is mounted at a path, with these options of umount(8). What was in there, or is a copy of who
+/// was, may be on its way out: as long as it is busy this is tried again.
+pub fn unmount(options: &[&str], path: &Path) -> Result<(), String> {
     let begin = Instant::now();
     loop {
-        match run("umount", &["--recursive", &text(path)]) {
+        match run("umount", &[options, &[&text(path)]].concat()) {
             Err(error) if error.contains("busy") && begin.elapsed() < DEADLINE => std::thread::sleep(Duration::from_millis(20)),
             done => return done.map(drop),
         }

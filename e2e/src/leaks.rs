@@ -185,7 +185,7 @@ impl Footprint {
     pub fn remove_node(&self) -> Vec<String> {
         let mut faults = Vec::new();
         for point in self.lent().iter().filter(|point| is_mount_point(point)) {
-            faults.extend(host::unmount(point).err());
+            faults.extend(host::unmount(&[], point).err());
         }
         if Path::new("/sys/class/net").join(&self.bridge).exists() {
             faults.extend(host::run("ip", &["link", "delete", &self.bridge]).err());

@@ -35,7 +35,7 @@ async fn every_kind_of_leak_is_found() {
     host::run("ip", &["link", "delete", &here]).expect("removing the link");
     host::run("nft", &["delete", "map", "ip", &table, "left"]).expect("removing the map");
     std::fs::remove_dir(&group).expect("removing the cgroup");
-    host::unmount(&mount).expect("unmounting");
+    host::unmount(&[], &mount).expect("unmounting");
     std::fs::remove_dir(&mount).expect("removing a directory");
     std::fs::remove_dir(state.join("pods").join("left")).expect("removing a directory");
     node.finish().await;

@@ -149,7 +149,7 @@ async fn a_log_that_cannot_be_opened_anew_goes_on_in_its_old_file() {
     host::run("mount", &["-o", "remount,bind,ro", &disk_path]).expect("making it read-only");
     let refused = reopen(&node, &container).await.expect_err("a read-only directory takes no log");
     let unmade = pod.try_create(&ContainerSpec::new("other", &image)).await.expect_err("nor another's");
-    host::unmount(&disk.0).expect("unmounting");
+    host::unmount(&[], &disk.0).expect("unmounting");
     if !node.target.is_foreign() {
         let path = text(&container.log);
         assert!(["opening the log", &path, "Read-only file system"].iter().all(|part| refused.message().contains(part)), "{refused}");

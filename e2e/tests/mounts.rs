@@ -22,6 +22,10 @@ fn mount_point(node: &Node, name: &str, kind: &str) -> PathBuf {
     path
 }
 
+fn unmount(path: &Path) {
+    host::unmount(&["--recursive"], path).expect("unmounting");
+}
+
 fn travelling(name: &str, image: &str, source: &Path, propagation: MountPropagation) -> ContainerSpec {
     let spec = ContainerSpec::new(name, image).mount(&text(source), "/s", false);
     spec.with(|config| config.mounts[0].set_propagation(propagation))
@@ -43,7 +47,7 @@ async fn shared_mounts_travel_both_ways() {
     container.shell("mkdir /s/own && mount -t tmpfs none /s/own && touch /s/own/y && mount -t tmpfs none /tmp").await;
     let (there, after) = (shared.join("own/y").exists(), points(&node));
     container.remove().await;
-    host::unmount(&shared).expect("unmounting");
+    unmount(&shared);
     assert_eq!((seen.as_str(), there), ("x", true));
     let new: Vec<PathBuf> = after.difference(&before).cloned().collect();
     assert_eq!(new, [shared.join("later"), shared.join("own")], "nothing else of the container travels");
@@ -65,8 +69,8 @@ async fn what_cannot_travel_is_refused() {
         pod.try_create(&by_the_privileged(travelling("b", &image, &private.join("later"), inward))).await,
         pod.try_create(&travelling("c", &image, &private, both)).await,
     ];
-    host::unmount(&private).expect("unmounting");
-    host::unmount(&slave).expect("unmounting");
+    unmount(&private);
+    unmount(&slave);
     let [both, inward, plain] = refused;
     node.refused(both, Code::FailedPrecondition, &format!("is mounted on {:?} but it is not a shared mount", text(&private)));
     node.refused(inward, Code::FailedPrecondition, &format!("is mounted on {:?} but it is not a shared or slave mount", text(&private)));
@@ -94,7 +98,7 @@ async fn read_only_goes_as_deep_as_asked() {
         refusals.push(refusal(&node, &pod, &spec, &[asked]).await);
     }
     refusals.push(refusal(&node, &pod, &spec, &[volume("/v", &[from_host(&data), recursively_read_only()])]).await);
-    host::unmount(&data).expect("unmounting");
+    unmount(&data);
     assert_eq!(found, [true, false, true, true]);
     assert_eq!(wire::find(&told[1], 8), [wire::Value::Number(1)], "the status tells it");
     for status in refusals {
@@ -129,7 +133,7 @@ async fn mount_options_hold_for_a_volume_and_what_is_mounted_in_it() {
     let flags = container.shell("cut -d' ' -f5,6 /proc/self/mountinfo | grep '^/v' | cut -d' ' -f2").await;
     let bad = refusal(&node, &pod, &ContainerSpec::new("bad", &image), &[volume("/v", &[from_host(&data), option("suid")])]).await;
     let told = mount::told(&node, &container).await;
-    host::unmount(&data).expect("unmounting");
+    unmount(&data);
     assert_eq!(found, [(true, true), (true, true), (false, false), (false, false)]);
     assert!(flags.lines().count() == 2 && flags.lines().all(|line| line.contains("nosuid,nodev,noexec")), "{flags}");
     assert_eq!((bad.code(), bad.message().contains("mount_options")), (Code::InvalidArgument, true), "{bad}");
@@ -307,7 +311,8 @@ async fn mounts_travel_only_as_far_as_they_may() {
     host::run("mount", &["-t", "tmpfs", "none", &later]).expect("mounting");
     std::fs::write(shared.join("later/x"), "").expect("writing a file");
     let (seen, unseen) = (slave.shell("ls /s/later").await, private.shell("ls /s/later").await);
-    host::unmount(&shared).expect("unmounting");
+    host::unmount(&[], &shared.join("later")).expect("unmounting");
+    host::unmount(&[], &shared).expect("unmounting");
     assert_eq!((seen.as_str(), unseen.as_str()), ("x", ""));
     node.finish().await;
 }

@@ -157,7 +157,7 @@ async fn mounts_of_the_node_arrive_and_none_go_back() {
     let refused =
         pod.try_create(&with(MountPropagation::PropagationBidirectional).with(|c| c.metadata.get_or_insert_default().attempt = 1)).await;
     for path in [&late, &shared] {
-        host::unmount(path).expect("unmounting");
+        host::unmount(&[], path).expect("unmounting");
     }
     assert_eq!(seen, "hello");
     assert!(unharmed, "what is mounted inside stays inside");
