@@ -2,15 +2,13 @@
 //! changing its limits in `update`.
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use coracle_domain::{During, Refusal, Result};
 
+use crate::Hierarchy;
 use crate::detect::{Controller, Home};
 use crate::file;
 use crate::location::{Location, Owner};
-use crate::stats::StatFiles;
-use crate::{Hierarchy, Stats};
 
 /// A file that counts processes killed for want of memory, and the key whose value is the count.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,13 +34,12 @@ pub struct VisibleHierarchy {
 pub struct Cgroup {
     pub(crate) hierarchy: Hierarchy,
     pub(crate) location: Location,
-    files: OnceLock<StatFiles>,
 }
 
 impl Cgroup {
     /// The cgroup at `location`, which may or may not be there. Without effect: for recovery and teardown.
     pub fn open(hierarchy: &Hierarchy, location: Location) -> Self {
-        Self { hierarchy: hierarchy.clone(), location, files: OnceLock::new() }
+        Self { hierarchy: hierarchy.clone(), location }
     }
 
     /// Where it is.
@@ -97,22 +94,6 @@ impl Cgroup {
             }
             Home::Unified => Some(OomSource { path: self.unified_dir()?.join("memory.events"), key }),
         }
-    }
-
-    /// What it has used. The files are opened at the first call and held; what the kernel does not tell,
-    /// or tells no more because the cgroup is gone, is `None`.
-    pub fn stats(&self) -> Stats {
-        let held = self.files.get().map(StatFiles::read).filter(|stats| *stats != Stats::default());
-        if let Some(stats) = held {
-            return stats;
-        }
-        let files = StatFiles::open(self);
-        let stats = files.read();
-        // A cgroup that is not there yet, or was removed and made again, is looked for again.
-        if stats != Stats::default() {
-            let _ = self.files.set(files);
-        }
-        stats
     }
 
     /// The processes in it and below, execs included.

@@ -1,4 +1,4 @@
-//! What a cgroup counts beyond its stats: what only metrics ask for, so rarely that the files are not held open.
+//! What a cgroup counts beyond its stats: what only metrics ask for.
 //!
 //! Formats: `cpu.stat`, `memory.stat`, `memory.events`, `memory.peak`, `pids.max`, `io.stat`, `hugetlb.*` of
 //! cgroup-v2.rst and their like in cgroup-v1/. A container is in no v1 blkio hierarchy (see `create`), so its

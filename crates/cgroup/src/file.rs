@@ -4,6 +4,7 @@
 //! and not, as cgroupfs would say, EPERM.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use coracle_failpoint::{Point, reach};
@@ -36,6 +37,18 @@ pub(crate) fn read(directory: &Path, file: &str) -> io::Result<String> {
     let mut text = std::fs::read_to_string(directory.join(file))?;
     text.truncate(text.trim_ascii_end().len());
     Ok(text)
+}
+
+/// A directory to read files in; `None` if it is not there.
+pub(crate) fn directory(path: &Path) -> Option<OwnedFd> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()
+}
+
+/// What is in one of them, as far as the buffer has room; empty if there is no such file, or no cgroup any more.
+pub(crate) fn sample<'buffer>(directory: &OwnedFd, file: &str, buffer: &'buffer mut [u8]) -> &'buffer [u8] {
+    let opened = rustix::fs::openat(directory, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let length = opened.and_then(|file| rustix::io::read(file, &mut buffer[..])).unwrap_or(0);
+    buffer.get(..length).unwrap_or_default()
 }
 
 /// Makes `relative` below `top`. Parents that are missing are made too; with `mark` they are marked as ours.

@@ -11,7 +11,7 @@
 //!
 //! ```text
 //! Hierarchy::detect ─> Location ─> Cgroup::create ─> join_paths, unified_dir ─> a process is born inside
-//!                          │            update, stats, counts, pressures, exec_leaf, kill, oom_source
+//!                          │            update, stats, counts, exec_leaf, kill, oom_source
 //!                          └──────> Cgroup::open (recovery) ─> remove ─> Hierarchy::remove_pod, sweep
 //! ```
 //!

@@ -4,11 +4,13 @@
 //! Format: the kernel's `Documentation/accounting/psi.rst`:
 //! `some avg10=0.12 avg60=0.00 avg300=0.00 total=1234`, then the same for `full`; total in microseconds.
 
+use std::os::fd::OwnedFd;
+
 use coracle_domain::{Pressure, Stall};
 
-use crate::{Cgroup, file};
+use crate::file::sample;
 
-/// The resources that the kernel tells the pressure on.
+/// The resources that the kernel tells the pressure on; all `None` on pure v1, where it does not count it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pressures {
     /// `cpu.pressure`.
@@ -19,13 +21,11 @@ pub struct Pressures {
     pub io: Option<Pressure>,
 }
 
-impl Cgroup {
-    /// How much of the time its tasks stood still; `None` on pure v1, where the kernel does not count it, and for a
-    /// cgroup that is not there.
-    pub fn pressures(&self) -> Pressures {
-        let Some(directory) = self.unified_dir() else { return Pressures::default() };
-        let of = |name| parse(&file::read(&directory, name).ok()?);
-        Pressures { cpu: of("cpu.pressure"), memory: of("memory.pressure"), io: of("io.pressure") }
+impl Pressures {
+    /// A sample from a directory of the unified hierarchy.
+    pub(crate) fn read(directory: &OwnedFd, buffer: &mut [u8]) -> Self {
+        let mut of = |file: &str| parse(str::from_utf8(sample(directory, file, buffer)).ok()?);
+        Self { cpu: of("cpu.pressure"), memory: of("memory.pressure"), io: of("io.pressure") }
     }
 }
 

@@ -1,21 +1,21 @@
-//! What a cgroup has used, read from held file descriptors: one pread(2) a file and no allocation.
+//! What a cgroup has used. Its files are opened for each sample: one that is held keeps a page of the kernel's memory from its
+//! first reading on, and is looked at whenever the daemon starts a process.
 //!
 //! Formats: `memory.stat`, `memory.current`, `cpu.stat`, `pids.current` of cgroup-v2.rst;
 //! `cpuacct.usage`, `memory.stat`, `memory.usage_in_bytes` of cgroup-v1/. Where v1's memory.stat has a value
 //! for the cgroup alone and one with all below (`total_…`), it is the latter: as v2 counts.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
-
-use crate::Cgroup;
-use crate::detect::{Controller, Home};
+use crate::detect::Controller;
+use crate::file::{directory, sample};
+use crate::{Cgroup, Pressures};
 
 /// v1 says "unlimited" by the largest number of bytes that fit in pages; on no machine is a limit this large real.
 const UNLIMITED: u64 = 1 << 62;
 /// Room for the largest file, `memory.stat`, which has about 2 kB.
 const BUFFER: usize = 8192;
+type Buffer = [u8; BUFFER];
 
 /// A sample. What the kernel does not tell is `None`, never zero.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub struct Stats {
     pub swap_limit: Option<u64>,
     /// Processes and threads.
     pub tasks: Option<u64>,
+    /// How much of the time they stood still.
+    pub pressures: Pressures,
 }
 
 impl Stats {
@@ -101,68 +103,63 @@ const UNIFIED: MemoryKeys = MemoryKeys {
     limit: None,
 };
 
-/// The open files; `None` where the kernel has none.
-#[derive(Debug, Default)]
-pub(crate) struct StatFiles {
-    unified_memory: bool,
-    cpuacct_usage: Option<OwnedFd>,
-    cpu_stat: Option<OwnedFd>,
-    memory_usage: Option<OwnedFd>,
-    memory_stat: Option<OwnedFd>,
-    memory_max: Option<OwnedFd>,
-    swap_current: Option<OwnedFd>,
-    swap_max: Option<OwnedFd>,
-    pids_current: Option<OwnedFd>,
+impl Cgroup {
+    /// What it has used; all `None` if it is not there.
+    pub fn stats(&self) -> Stats {
+        let legacy = |controller| directory(&self.hierarchy.legacy(controller, &self.location)?);
+        let directories = Directories {
+            cpuacct: legacy(Controller::Cpuacct),
+            memory: legacy(Controller::Memory),
+            pids: legacy(Controller::Pids),
+            unified: self.unified_dir().and_then(|path| directory(&path)),
+        };
+        directories.read()
+    }
 }
 
-impl StatFiles {
-    /// Opens what there is.
-    pub(crate) fn open(cgroup: &Cgroup) -> Self {
-        let layout = &cgroup.hierarchy.layout;
-        let file = |controller: Controller, legacy: Option<&str>, unified: Option<&str>| match layout.home(controller)? {
-            Home::Legacy => open(&cgroup.hierarchy.legacy(controller, &cgroup.location)?, legacy?),
-            Home::Unified => open(&cgroup.unified_dir()?, unified?),
-        };
-        let cpuacct_usage = file(Controller::Cpuacct, Some("cpuacct.usage"), None);
-        // cpu.stat counts time even where the cpu controller is not enabled.
-        let cpu_stat = if cpuacct_usage.is_none() { cgroup.unified_dir().and_then(|directory| open(&directory, "cpu.stat")) } else { None };
-        Self {
-            unified_memory: layout.home(Controller::Memory) == Some(Home::Unified),
-            cpuacct_usage,
-            cpu_stat,
-            memory_usage: file(Controller::Memory, Some("memory.usage_in_bytes"), Some("memory.current")),
-            memory_stat: file(Controller::Memory, Some("memory.stat"), Some("memory.stat")),
-            memory_max: file(Controller::Memory, None, Some("memory.max")),
-            swap_current: file(Controller::Memory, None, Some("memory.swap.current")),
-            swap_max: file(Controller::Memory, None, Some("memory.swap.max")),
-            pids_current: file(Controller::Pids, Some("pids.current"), Some("pids.current")),
-        }
-    }
+/// A cgroup's directories: those of controllers on v1, and that of v2. On the way to each, cgroupfs takes a lock at every name.
+struct Directories {
+    cpuacct: Option<OwnedFd>,
+    memory: Option<OwnedFd>,
+    pids: Option<OwnedFd>,
+    unified: Option<OwnedFd>,
+}
 
-    /// A sample.
-    pub(crate) fn read(&self) -> Stats {
-        let mut buffer = [0; BUFFER];
-        let mut stats = Stats {
-            cpu_usage: number(read(&self.cpuacct_usage, &mut buffer)),
-            memory_usage: number(read(&self.memory_usage, &mut buffer)),
-            memory_limit: number(read(&self.memory_max, &mut buffer)),
-            swap: number(read(&self.swap_current, &mut buffer)),
-            swap_limit: number(read(&self.swap_max, &mut buffer)),
-            tasks: number(read(&self.pids_current, &mut buffer)),
-            ..Stats::default()
-        };
-        if self.cpu_stat.is_some() {
-            let usage = pairs(read(&self.cpu_stat, &mut buffer)).find(|(key, _)| *key == b"usage_usec");
-            stats.cpu_usage = usage.and_then(|(_, microseconds)| microseconds?.checked_mul(1000));
+impl Directories {
+    fn read(&self) -> Stats {
+        let (mut stats, mut buffer) = (Stats::default(), [0; BUFFER]);
+        stats.cpu_usage = self.cpu_usage(&mut buffer);
+        self.read_memory(&mut stats, &mut buffer);
+        if let Some(directory) = self.pids.as_ref().or(self.unified.as_ref()) {
+            stats.tasks = number(sample(directory, "pids.current", &mut buffer));
         }
-        let keys = if self.unified_memory { &UNIFIED } else { &LEGACY };
-        stats.read_memory_stat(read(&self.memory_stat, &mut buffer), keys);
+        if let Some(directory) = &self.unified {
+            stats.pressures = Pressures::read(directory, &mut buffer);
+        }
         stats
     }
-}
 
-fn open(directory: &Path, file: &str) -> Option<OwnedFd> {
-    rustix::fs::open(directory.join(file), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
+    fn cpu_usage(&self, buffer: &mut Buffer) -> Option<u64> {
+        if let Some(directory) = &self.cpuacct {
+            return number(sample(directory, "cpuacct.usage", buffer));
+        }
+        // It counts time even where the cpu controller is not enabled.
+        let (_, microseconds) = pairs(sample(self.unified.as_ref()?, "cpu.stat", buffer)).find(|(key, _)| *key == b"usage_usec")?;
+        microseconds?.checked_mul(1000)
+    }
+
+    fn read_memory(&self, stats: &mut Stats, buffer: &mut Buffer) {
+        if let Some(directory) = &self.memory {
+            stats.memory_usage = number(sample(directory, "memory.usage_in_bytes", buffer));
+            stats.read_memory_stat(sample(directory, "memory.stat", buffer), &LEGACY);
+        } else if let Some(directory) = &self.unified {
+            stats.memory_usage = number(sample(directory, "memory.current", buffer));
+            stats.memory_limit = number(sample(directory, "memory.max", buffer));
+            stats.swap = number(sample(directory, "memory.swap.current", buffer));
+            stats.swap_limit = number(sample(directory, "memory.swap.max", buffer));
+            stats.read_memory_stat(sample(directory, "memory.stat", buffer), &UNIFIED);
+        }
+    }
 }
 
 /// Reads a text as every file here: for fuzzers.
@@ -171,12 +168,6 @@ pub(crate) fn read_arbitrary(text: &[u8]) {
     for keys in [&LEGACY, &UNIFIED] {
         Stats { memory_usage: number(text), ..Stats::default() }.read_memory_stat(text, keys);
     }
-}
-
-/// The file's content; empty if there is no file, or no cgroup any more.
-fn read<'buffer>(file: &Option<OwnedFd>, buffer: &'buffer mut [u8; BUFFER]) -> &'buffer [u8] {
-    let length = file.as_ref().and_then(|file| rustix::io::pread(file, &mut buffer[..], 0).ok()).unwrap_or(0);
-    buffer.get(..length).unwrap_or_default()
 }
 
 /// The number that is the whole text; `None` for `max`.

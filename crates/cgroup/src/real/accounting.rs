@@ -54,9 +54,9 @@ fn counts_tell_what_stats_do_not_and_nothing_once_the_cgroup_is_gone() {
     assert!(counts.cache.is_some() && counts.mapped_file.is_some() && counts.kernel_memory.is_some(), "{counts:?}");
     assert_eq!((counts.oom_kills, counts.tasks, counts.tasks_limit), (Some(0), Some(1), Some(TasksLimit::Unlimited)));
     if machine.hierarchy.shape() != Shape::Legacy {
-        let pressures = cgroup.pressures();
+        let pressures = cgroup.stats().pressures;
         assert!(pressures.cpu.is_none_or(|cpu| cpu.some.total > 0), "it waited for its quota: {pressures:?}");
     }
     cgroup.remove().unwrap();
-    assert_eq!((cgroup.counts(), cgroup.pressures()), Default::default());
+    assert_eq!((cgroup.counts(), cgroup.stats()), Default::default());
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use coracle_cgroup::{Cgroup, Stats};
-use coracle_domain::{CpuStats, IoStats, MemoryStats, Pressure};
+use coracle_domain::{CpuStats, IoStats, MemoryStats};
 
 use crate::clock;
 
@@ -40,10 +40,10 @@ impl Meter {
 
     /// What the cgroup has used until now.
     pub(crate) fn read(&self) -> Usage {
-        let (at, stats, pressures) = (clock::now(), self.cgroup.stats(), self.cgroup.pressures());
-        let cpu = stats.cpu_usage.map(|usage| CpuStats { at, usage, rate: self.rate(at, usage), pressure: pressures.cpu });
-        let io = pressures.io.map(|pressure| IoStats { at, pressure });
-        Usage { cpu, memory: memory(at, &stats, pressures.memory), io, tasks: stats.tasks }
+        let (at, stats) = (clock::now(), self.cgroup.stats());
+        let cpu = stats.cpu_usage.map(|usage| CpuStats { at, usage, rate: self.rate(at, usage), pressure: stats.pressures.cpu });
+        let io = stats.pressures.io.map(|pressure| IoStats { at, pressure });
+        Usage { cpu, memory: memory(at, &stats), io, tasks: stats.tasks }
     }
 
     /// Nanoseconds of processor time per second since an earlier sample; `None` before there are two.
@@ -66,7 +66,7 @@ impl Meter {
 }
 
 /// `None` where memory is not accounted.
-fn memory(at: i64, stats: &Stats, pressure: Option<Pressure>) -> Option<MemoryStats> {
+fn memory(at: i64, stats: &Stats) -> Option<MemoryStats> {
     Some(MemoryStats {
         at,
         usage: stats.memory_usage?,
@@ -77,6 +77,6 @@ fn memory(at: i64, stats: &Stats, pressure: Option<Pressure>) -> Option<MemorySt
         major_page_faults: stats.major_page_faults?,
         swap: stats.swap,
         swap_available: stats.swap_available(),
-        pressure,
+        pressure: stats.pressures.memory,
     })
 }
