@@ -8,12 +8,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use coracle_domain::{ContainerId, Filesystem, FilesystemUsage};
+use rustix::process::setpriority_process;
+use rustix::thread::gettid;
 
 use crate::filesystem;
 use crate::tree::{TreeSize, measure};
 
 /// The age at which a sample is taken anew.
 const FRESH: Duration = Duration::from_secs(10);
+
+/// The nice value of a thread that takes the processor time that nobody else wants.
+const LEAST: i32 = 19;
 
 /// The samples of all containers. Clones share them and the thread, which ends after the last clone.
 #[derive(Debug)]
@@ -57,6 +62,8 @@ impl Sampler {
         let (errands, inbox) = mpsc::channel();
         let shared = Arc::clone(&samples);
         std::thread::Builder::new().name("coracle-measure".into()).spawn(move || {
+            // By its id this is for the thread alone. What it finds is as good a moment later.
+            let _ = setpriority_process(Some(gettid()), LEAST);
             for errand in inbox {
                 match errand {
                     Errand::Container(id) => shared.measure(&id),
@@ -163,4 +170,31 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{Pid, getpriority_process};
+
+    use super::*;
+
+    /// The nice values of the threads that measure.
+    fn priorities() -> Vec<i32> {
+        let threads = std::fs::read_dir("/proc/self/task").unwrap().map(|entry| entry.unwrap());
+        let measures = |path: &Path| std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim_end() == "coracle-measure");
+        let ids = threads.filter(|thread| measures(&thread.path())).map(|thread| thread.file_name().to_str().unwrap().parse().unwrap());
+        // One may have ended meanwhile.
+        ids.filter_map(|id| getpriority_process(Pid::from_raw(id)).ok()).collect()
+    }
+
+    #[test]
+    fn measuring_gives_way_to_everything_else() {
+        let root = tempfile::tempdir().unwrap();
+        let sampler = Sampler::start(root.path().to_owned()).unwrap();
+        while sampler.filesystem().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(priorities().contains(&LEAST));
+        assert_eq!(getpriority_process(None).unwrap(), getpriority_process(Some(gettid())).unwrap(), "no other thread does");
+    }
 }
