@@ -121,6 +121,11 @@ impl Index {
         pods
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.read().pods.len()
+    }
+
     /// The pod that was made under this name, once it is taken over.
     pub(crate) async fn named(&self, metadata: &PodMetadata) -> Option<Arc<PodView>> {
         self.once_taken_over(|| self.named_now(metadata).ok_or(()), |pod| &pod.id).await.ok()
