@@ -3,7 +3,7 @@
 //! A daemon serves while it takes over the pods of its predecessor. What a record says of a pod may be out of date until the
 //! pod's monitor has told the rest. So a call about one pod waits for that pod, which then goes first. A list waits for those
 //! pods only of which the kernel did not say that they are as their records have them, and not for long: a pod that hangs is
-//! listed as its record has it.
+//! listed as its record has it. A look at all pods keeps the processors busy, so pods that nobody waits for give way to it.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,6 +31,8 @@ struct Table {
     doubtful: HashSet<PodId>,
     /// Those that somebody began to wait for since this was asked last.
     wanted: Vec<PodId>,
+    /// How many looks at all pods are under way.
+    sweeps: usize,
 }
 
 /// The recovery of one pod, which ends when this is dropped.
@@ -39,6 +41,10 @@ pub(crate) struct Recovery {
     all: Arc<Recoveries>,
     id: PodId,
 }
+
+/// A look at all pods, which ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Sweeping<'a>(&'a Recoveries);
 
 impl Recoveries {
     /// None yet; the daemon starts now.
@@ -61,7 +67,9 @@ impl Recoveries {
 
     /// Waits until a pod is taken over.
     pub(crate) async fn wait_for(&self, id: &PodId) {
-        self.table().want(id);
+        if self.table().want(id) {
+            self.news.send_replace(());
+        }
         self.wait_while(|table| table.pending.contains(id)).await;
     }
 
@@ -73,6 +81,17 @@ impl Recoveries {
     /// Waits until no record may be out of date, or lists wait no longer.
     pub(crate) async fn wait_for_doubtful(&self) {
         let _ = timeout_at(self.lists_wait_until, self.wait_while(|table| !table.doubtful.is_empty())).await;
+    }
+
+    /// From now on all pods are looked at.
+    pub(crate) fn sweep(&self) -> Sweeping<'_> {
+        self.table().sweeps += 1;
+        Sweeping(self)
+    }
+
+    /// Waits until nobody looks at all pods, or somebody waits for one, or lists wait no longer.
+    pub(crate) async fn give_way(&self) {
+        let _ = timeout_at(self.lists_wait_until, self.wait_while(|table| table.sweeps > 0 && table.wanted.is_empty())).await;
     }
 
     /// The pods that somebody began to wait for since the last call.
@@ -92,10 +111,13 @@ impl Recoveries {
 }
 
 impl Table {
-    fn want(&mut self, id: &PodId) {
-        if self.pending.contains(id) && !self.wanted.contains(id) {
+    /// Whether nobody waited for it yet.
+    fn want(&mut self, id: &PodId) -> bool {
+        let is_news = self.pending.contains(id) && !self.wanted.contains(id);
+        if is_news {
             self.wanted.push(id.clone());
         }
+        is_news
     }
 }
 
@@ -109,6 +131,13 @@ impl Recovery {
             drop(table);
             self.all.news.send_replace(());
         }
+    }
+}
+
+impl Drop for Sweeping<'_> {
+    fn drop(&mut self) {
+        self.0.table().sweeps -= 1;
+        self.0.news.send_replace(());
     }
 }
 
@@ -161,6 +190,42 @@ mod tests {
         drop(doubtful);
         waiting.await.unwrap();
         assert!(all.table().pending.contains(&known.id));
+    }
+
+    #[tokio::test]
+    async fn pods_give_way_to_a_look_at_all_until_somebody_waits_for_one() {
+        let all = Arc::new(Recoveries::new());
+        all.give_way().await;
+        let id = testing::record(1).id;
+        let recovery = all.begin(&id);
+        let giving_way = || {
+            let all = Arc::clone(&all);
+            tokio::spawn(async move { all.give_way().await })
+        };
+        let (sweeping, another, first) = (all.sweep(), all.sweep(), giving_way());
+        drop(another);
+        tokio::task::yield_now().await;
+        assert!(!first.is_finished());
+        let waiting = tokio::spawn({
+            let (all, id) = (Arc::clone(&all), id.clone());
+            async move { all.wait_for(&id).await }
+        });
+        first.await.unwrap();
+        assert_eq!(all.take_wanted(), [id]);
+        let second = giving_way();
+        tokio::task::yield_now().await;
+        assert!(!second.is_finished());
+        drop(sweeping);
+        second.await.unwrap();
+        drop(recovery);
+        waiting.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn pods_do_not_give_way_for_ever() {
+        let all = Recoveries { lists_wait_until: Instant::now(), ..Recoveries::new() };
+        let _sweeping = all.sweep();
+        all.give_way().await;
     }
 
     #[tokio::test]

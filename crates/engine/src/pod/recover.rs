@@ -94,6 +94,7 @@ impl Found {
         tokio::spawn(async move {
             let mut queue = self.in_order().await;
             while let Ok(place) = Arc::clone(&room).acquire_owned().await {
+                shared.index.recoveries().give_way().await;
                 for id in shared.index.recoveries().take_wanted() {
                     if let Some(pod) = queue.iter().position(|pod| pod.id == id).and_then(|position| queue.remove(position)) {
                         queue.push_front(pod);

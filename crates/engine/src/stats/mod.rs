@@ -1,4 +1,4 @@
-//! Stats and metrics: one sweep over the cgroups' held descriptors, shared among the processors. Metrics are stats with
+//! Stats and metrics: one sweep over the cgroups, shared among the processors. Metrics are stats with
 //! details, which cost more to look up.
 //!
 //! A pod is measured by its own cgroup, whose counters never fall when a container ends. Where the pod has none of
@@ -53,6 +53,7 @@ impl Engine {
     }
 
     async fn sweep<A: Send + 'static, B: Send + 'static>(&self, depth: Depth, sampled: Vec<A>, look: fn(&Sweep, A) -> B) -> Vec<B> {
+        let _sweeping = self.shared.index.recoveries().sweep();
         let sweep = Arc::new(Sweep { filesystem: self.shared.images.filesystem(), shared: Arc::clone(&self.shared), depth });
         shares::each(sampled, move |sample| look(&sweep, sample)).await.unwrap_or_default()
     }
