@@ -118,7 +118,7 @@ async fn a_daemon_commands_a_monitor_and_outlives_it() {
 
     monitor.signal(Target::Container("one".to_owned()), 9).await.unwrap();
     let event = tokio::time::timeout(Duration::from_secs(20), events.recv()).await.unwrap().unwrap();
-    assert!(matches!(event, Event::Exited { container, exit } if container == "one" && exit.code == 137));
+    assert!(matches!(*event, Event::Exited { container, exit } if container == "one" && exit.code == 137));
 
     monitor.shutdown().await.unwrap();
     // Nothing runs the binary that was held any more, and still it cannot be written to.

@@ -9,9 +9,9 @@ use super::Owner;
 use crate::cgroups;
 
 /// The next event; `None` once the monitor is gone. Never comes while there is no monitor to wait for.
-pub(super) async fn next(events: &mut Option<mpsc::UnboundedReceiver<Event>>) -> Option<Event> {
+pub(super) async fn next(events: &mut Option<mpsc::UnboundedReceiver<Box<Event>>>) -> Option<Event> {
     match events {
-        Some(events) => events.recv().await,
+        Some(events) => events.recv().await.map(|event| *event),
         None => std::future::pending().await,
     }
 }

@@ -76,9 +76,9 @@ pub(crate) enum Command {
     Remove(Answer<()>),
 }
 
-/// The way to an owner.
+/// The way to an owner. A channel has room for 32 messages from the beginning, however seldom there is one: so they are boxed.
 #[derive(Debug, Clone)]
-pub(crate) struct Handle(mpsc::Sender<Command>);
+pub(crate) struct Handle(mpsc::Sender<Box<Command>>);
 
 impl Handle {
     /// The way to an owner that has gone.
@@ -92,14 +92,14 @@ impl Handle {
     /// The command is carried out even if the caller does not wait.
     pub(crate) async fn ask<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Option<Result<T>> {
         let (answer, answered) = oneshot::channel();
-        self.0.send(command(answer)).await.ok()?;
+        self.0.send(Box::new(command(answer))).await.ok()?;
         answered.await.ok()
     }
 
     /// Puts a command into the inbox that has no answer.
     async fn tell(&self, command: Command) {
         // Without an owner there is nothing to tell.
-        let _ = self.0.send(command).await;
+        let _ = self.0.send(Box::new(command)).await;
     }
 }
 
@@ -110,7 +110,7 @@ pub(crate) struct Owner {
     directory: PodDirectory,
     record: PodRecord,
     monitor: Option<Monitor>,
-    events: Option<mpsc::UnboundedReceiver<Event>>,
+    events: Option<mpsc::UnboundedReceiver<Box<Event>>>,
     /// Whether the monitor has not answered this daemon yet.
     is_unheard: bool,
     containers: HashMap<ContainerId, Arc<LiveContainer>>,
@@ -123,7 +123,7 @@ pub(crate) struct Owner {
     asked_to_end: HashSet<ContainerId>,
     /// Whether the record lacks what has come about.
     unsaved: bool,
-    inbox: mpsc::Receiver<Command>,
+    inbox: mpsc::Receiver<Box<Command>>,
     handle: Handle,
 }
 
@@ -162,10 +162,11 @@ impl Owner {
 
     async fn run(mut self) {
         loop {
+            // Boxed, so that a pod to which nothing happens has no room for what could.
             tokio::select! {
-                event = events::next(&mut self.events) => self.on_event(event).await,
+                event = events::next(&mut self.events) => Box::pin(self.on_event(event)).await,
                 command = self.inbox.recv() => match command {
-                    Some(command) => if let Next::Gone = self.carry_out(command).await { break },
+                    Some(command) => if let Next::Gone = Box::pin(self.carry_out(*command)).await { break },
                     None => break,
                 },
                 () = tokio::time::sleep(PAUSE), if self.unsaved => self.save_at_last(),
@@ -272,7 +273,7 @@ impl Owner {
 
 /// Drops what is in an inbox that nobody will read, and what is about to be. With the inbox alone dropped, the command of a
 /// caller who already had room for it would lie there, its answer awaited for ever.
-async fn refuse_all(mut inbox: mpsc::Receiver<Command>) {
+async fn refuse_all(mut inbox: mpsc::Receiver<Box<Command>>) {
     inbox.close();
     while inbox.recv().await.is_some() {}
 }
@@ -290,12 +291,12 @@ mod tests {
     async fn a_command_that_its_pods_end_overtakes_is_refused() {
         let (sender, inbox) = mpsc::channel(2);
         let (answer, waiting) = oneshot::channel();
-        sender.send(Command::Stop(answer)).await.unwrap();
+        sender.send(Box::new(Command::Stop(answer))).await.unwrap();
         let (answer, about_to_wait) = oneshot::channel();
         let room = sender.reserve().await.unwrap();
         let end = tokio::spawn(refuse_all(inbox));
         assert!(waiting.await.is_err());
-        room.send(Command::Remove(answer));
+        room.send(Box::new(Command::Remove(answer)));
         assert!(about_to_wait.await.is_err());
         end.await.unwrap();
         assert!(Handle(sender).ask(Command::Stop).await.is_none());

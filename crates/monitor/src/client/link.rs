@@ -30,11 +30,12 @@ pub(super) struct Outgoing {
     pub(super) exited: Option<(String, oneshot::Sender<i32>)>,
 }
 
-/// A connection and all who wait for something from it.
+/// A connection and all who wait for something from it. What goes through its channels is boxed, as what goes to a pod's owner:
+/// there is room for 32 messages in each from the beginning.
 #[derive(Debug)]
 pub(super) struct Link {
     stream: UnixStream,
-    events: mpsc::UnboundedSender<Event>,
+    events: mpsc::UnboundedSender<Box<Event>>,
     decoder: Decoder,
     replies: HashMap<u64, (oneshot::Sender<Reply>, Option<String>)>,
     execs: HashMap<String, oneshot::Sender<i32>>,
@@ -43,12 +44,12 @@ pub(super) struct Link {
 
 impl Link {
     /// A link over a connected socket.
-    pub(super) fn new(stream: UnixStream, events: mpsc::UnboundedSender<Event>) -> Self {
+    pub(super) fn new(stream: UnixStream, events: mpsc::UnboundedSender<Box<Event>>) -> Self {
         Self { stream, events, decoder: Decoder::default(), replies: HashMap::new(), execs: HashMap::new(), last: 0 }
     }
 
     /// Works until the monitor goes away or nobody holds a handle to it. Whoever waits then sees its end dropped.
-    pub(super) async fn run(mut self, mut calls: mpsc::Receiver<Outgoing>) {
+    pub(super) async fn run(mut self, mut calls: mpsc::Receiver<Box<Outgoing>>) {
         while self.work(&mut calls).await.is_ok() {}
         drop(self);
         // Dropped as it is, it would keep for ever the call of one who already had room in it.
@@ -56,9 +57,9 @@ impl Link {
         while calls.recv().await.is_some() {}
     }
 
-    async fn work(&mut self, calls: &mut mpsc::Receiver<Outgoing>) -> io::Result<()> {
+    async fn work(&mut self, calls: &mut mpsc::Receiver<Box<Outgoing>>) -> io::Result<()> {
         tokio::select! {
-            call = calls.recv() => self.send(call.ok_or(io::ErrorKind::BrokenPipe)?).await,
+            call = calls.recv() => self.send(*call.ok_or(io::ErrorKind::BrokenPipe)?).await,
             readable = self.stream.readable() => readable.and_then(|()| self.receive()),
         }
     }
@@ -104,7 +105,7 @@ impl Link {
                 }
                 Ok(Message::Event(event)) => {
                     reach(Point::MonitorEvent);
-                    let _ = self.events.send(event);
+                    let _ = self.events.send(Box::new(event));
                 }
                 Err(_) => self.pass_over(&frame)?,
             }
@@ -159,9 +160,9 @@ mod tests {
         [&u32::try_from(text.len()).unwrap().to_le_bytes()[..], text.as_bytes()].concat()
     }
 
-    fn call() -> (Outgoing, oneshot::Receiver<Reply>) {
+    fn call() -> (Box<Outgoing>, oneshot::Receiver<Reply>) {
         let (reply, answer) = oneshot::channel();
-        (Outgoing { request: Request::State, descriptors: Vec::new(), reply, exited: None }, answer)
+        (Box::new(Outgoing { request: Request::State, descriptors: Vec::new(), reply, exited: None }), answer)
     }
 
     #[tokio::test]
@@ -203,7 +204,7 @@ mod tests {
             peer
         });
         assert!(matches!(answer.await.unwrap(), Reply::Failed(fault) if fault.errno == Errno::PROTO.raw_os_error()));
-        assert!(matches!(heard.recv().await, Some(Event::ExecExited { code: 3, .. })));
+        assert!(heard.recv().await.is_some_and(|event| matches!(*event, Event::ExecExited { code: 3, .. })));
         peer.await.unwrap().write_all(&frame("no JSON")).unwrap();
         assert!(heard.recv().await.is_none(), "what is no JSON ends the connection");
         link.await.unwrap();

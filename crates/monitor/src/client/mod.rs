@@ -35,7 +35,7 @@ const GLANCES: Duration = Duration::from_millis(20);
 /// A connection to a monitor.
 #[derive(Debug, Clone)]
 pub struct Monitor {
-    outgoing: mpsc::Sender<Outgoing>,
+    outgoing: mpsc::Sender<Box<Outgoing>>,
     pid: i32,
     revision: u32,
 }
@@ -74,7 +74,7 @@ impl Monitor {
     ///
     /// # Errors
     /// No monitor listens there ([`FailureKind::Unavailable`]), or it does not answer as one.
-    pub async fn connect(directory: &Path) -> Result<(Self, mpsc::UnboundedReceiver<Event>)> {
+    pub async fn connect(directory: &Path) -> Result<(Self, mpsc::UnboundedReceiver<Box<Event>>)> {
         let (monitor, events) = Self::open(directory, 0).await?;
         let hello = monitor.call(Request::Hello, Vec::new()).await?;
         Ok((monitor.introduced(hello, directory)?, events))
@@ -85,7 +85,7 @@ impl Monitor {
     ///
     /// # Errors
     /// No monitor listens there ([`FailureKind::Unavailable`]).
-    pub async fn open(directory: &Path, pid: i32) -> Result<(Self, mpsc::UnboundedReceiver<Event>)> {
+    pub async fn open(directory: &Path, pid: i32) -> Result<(Self, mpsc::UnboundedReceiver<Box<Event>>)> {
         let stage = "connecting to the monitor of";
         let unavailable = |error| Failure::new(stage, directory.display(), error).kind(FailureKind::Unavailable);
         let stream = connect(directory).await.map_err(unavailable)?;
@@ -135,7 +135,7 @@ impl Monitor {
 
     async fn send(&self, request: Request, descriptors: Vec<OwnedFd>, exited: Option<(String, oneshot::Sender<i32>)>) -> Result<Reply> {
         let (reply, answer) = oneshot::channel();
-        self.outgoing.send(Outgoing { request, descriptors, reply, exited }).await.map_err(|_| self.gone())?;
+        self.outgoing.send(Box::new(Outgoing { request, descriptors, reply, exited })).await.map_err(|_| self.gone())?;
         match answer.await.map_err(|_| self.gone())? {
             Reply::Failed(fault) => Err(failure::from(fault)),
             reply => Ok(reply),
