@@ -111,13 +111,13 @@ impl Recoveries {
 }
 
 impl Table {
-    /// Whether nobody waited for it yet.
+    /// Whether that is news to those who give way; without a sweep nobody does.
     fn want(&mut self, id: &PodId) -> bool {
         let is_news = self.pending.contains(id) && !self.wanted.contains(id);
         if is_news {
             self.wanted.push(id.clone());
         }
-        is_news
+        is_news && self.sweeps > 0
     }
 }
 
