@@ -5,6 +5,11 @@ use std::sync::Arc;
 
 use coracle_domain::{Error, Failure, FailureKind};
 
+/// Whether it would have gone well with more room.
+pub(crate) fn is_for_want_of_room(error: &Error) -> bool {
+    matches!(error, Error::Failed(failure) if failure.kind == FailureKind::Exhausted)
+}
+
 /// Puts a failure into the frame of a larger one.
 pub(crate) fn wrap(stage: &'static str, subject: String, error: Error) -> Error {
     let kind = match &error {

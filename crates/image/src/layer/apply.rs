@@ -33,6 +33,8 @@ pub(super) const OVERLAY_PREFIX: &[u8] = b"trusted.overlay.";
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 /// As in path_resolution(7).
 const LINK_LIMIT: u8 = 40;
+/// How much may be noted of one archive for its end, bytes: some hundred thousand directories.
+const NOTES_LIMIT: usize = 128 << 20;
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// A layer whose archive was read to its end, and what is left to do.
@@ -49,6 +51,8 @@ pub(crate) struct Applied {
     pub(super) carries_root: bool,
     /// Whether it hides all that lies below.
     pub(super) opaque_root: bool,
+    /// Bytes that the notes above take.
+    noted: usize,
 }
 
 /// Applies `archive` to the empty directory `directory`.
@@ -61,6 +65,7 @@ pub(super) fn apply(directory: &Path, archive: &mut Archive<impl BufRead>) -> Re
         links: Vec::new(),
         carries_root: false,
         opaque_root: false,
+        noted: 0,
     };
     let mut applier = Applier { applied, parent: None };
     while let Some(member) = archive.next().during("reading", "the archive")? {
@@ -150,6 +155,7 @@ impl Applier {
 
     fn describe_directory(&mut self, directory: &OwnedFd, path: &Path, metadata: &Metadata) -> io::Result<()> {
         describe_held(directory, metadata)?;
+        self.applied.note(path)?;
         self.applied.directory_times.push((path.to_owned(), metadata.times()));
         Ok(())
     }
@@ -161,6 +167,8 @@ impl Applier {
         }
         match self.applied.link(&target, parent, name) {
             Err(Errno::NOENT | Errno::NOTDIR) => {
+                self.applied.note(path)?;
+                self.applied.note(&target)?;
                 self.applied.links.push((path.to_owned(), target));
                 Ok(())
             }
@@ -173,6 +181,15 @@ impl Applied {
     /// Whether the layer says everything itself, and so fits on any other.
     pub(crate) fn is_self_contained(&self) -> bool {
         self.implicit.is_empty() && self.links.is_empty()
+    }
+
+    /// Accounts for a path that is kept until the archive's end.
+    fn note(&mut self, path: &Path) -> io::Result<()> {
+        self.noted += path.as_os_str().len() + size_of::<(PathBuf, Timestamps)>();
+        if self.noted > NOTES_LIMIT {
+            return Err(malformed("it has too many directories, or hard links to files that it does not have"));
+        }
+        Ok(())
     }
 
     /// Links the file `target` of this layer to `name` in `parent`.
@@ -194,7 +211,11 @@ impl Applied {
         let (Some(parent_path), Some(name)) = (path.parent(), path.file_name()) else { return Err(malformed("the root is gone")) };
         let parent = self.ensure_directory(parent_path, links)?;
         match rustix::fs::mkdirat(&parent, name, Mode::RWXU) {
-            Ok(()) => drop(self.implicit.insert(self.root.locate(&parent)?.join(name))),
+            Ok(()) => {
+                let made = self.root.locate(&parent)?.join(name);
+                self.note(&made)?;
+                self.implicit.insert(made);
+            }
             Err(Errno::EXIST) => match type_at(&parent, name)? {
                 FileType::Symlink if links == 0 => return Err(Errno::LOOP.into()),
                 FileType::Symlink => {

@@ -4,6 +4,7 @@
 //! extended headers of any length in memory and splits their records at newlines, which values may hold.
 //! Only reads: nothing here touches a file system.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, Read};
 
 use rustix::fs::Timespec;
@@ -55,7 +56,7 @@ pub(super) struct Metadata {
     pub(super) mode: u32,
     pub(super) modified: Timespec,
     pub(super) accessed: Timespec,
-    pub(super) attributes: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) attributes: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 /// What the headers before a member said about it.
@@ -110,8 +111,9 @@ impl<R: BufRead> Archive<R> {
         let link = overrides.link.or(link).or_else(|| header.link_name_bytes().map(|link| link.into_owned())).unwrap_or_default();
         let kind = kind_of(header, &path, link)?;
         let size = overrides.size.map_or_else(|| header.entry_size(), Ok)?;
-        // The other kinds have no content, whatever their size says: so does Go read them, which wrote them.
-        self.expect(if matches!(kind, Kind::File | Kind::Directory) { size } else { 0 });
+        // The other types have no content, whatever their size says: so does Go read them, which wrote them.
+        let has_content = kind == Kind::File || matches!(header.as_old().linkflag, [b'0' | b'7']);
+        self.expect(if has_content { size } else { 0 });
         let small =
             |number: u64| u32::try_from(number).ok().filter(|id| *id != u32::MAX).ok_or_else(|| malformed("an owner's id is too large"));
         // Two's complement in base 256: a time before the epoch.

@@ -4,6 +4,7 @@
 //! bytes, newlines included. Pure; strict, because two readers that disagree about a record would see
 //! two different archives under one digest.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use rustix::fs::Timespec;
@@ -18,8 +19,8 @@ pub(super) struct Overrides {
     pub(super) gid: Option<u64>,
     pub(super) modified: Option<Timespec>,
     pub(super) accessed: Option<Timespec>,
-    /// Names and values of extended attributes.
-    pub(super) attributes: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Extended attributes by name.
+    pub(super) attributes: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 /// Where the name of an extended attribute starts in a key, as star and Go's archive/tar write it.
@@ -49,8 +50,7 @@ fn split_record(records: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 impl Overrides {
     fn set(&mut self, key: &[u8], value: &[u8]) -> io::Result<()> {
         if let Some(name) = key.strip_prefix(ATTRIBUTE_PREFIX) {
-            self.attributes.retain(|(known, _)| known != name);
-            self.attributes.push((name.to_vec(), value.to_vec()));
+            self.attributes.insert(name.to_vec(), value.to_vec());
             return Ok(());
         }
         match key {
@@ -133,7 +133,7 @@ mod tests {
         let records = [record(b"SCHILY.xattr.security.capability", b"\x01\n\n9 path=x\n\0"), record(b"path", b"real")].concat();
         let overrides = parse(&records).unwrap();
         assert_eq!(overrides.path.as_deref(), Some(&b"real"[..]));
-        assert_eq!(overrides.attributes, [(b"security.capability".to_vec(), b"\x01\n\n9 path=x\n\0".to_vec())]);
+        assert_eq!(overrides.attributes, BTreeMap::from([(b"security.capability".to_vec(), b"\x01\n\n9 path=x\n\0".to_vec())]));
     }
 
     #[test]
@@ -170,7 +170,7 @@ mod tests {
         #[test]
         fn any_value_comes_back(value in proptest::collection::vec(any::<u8>(), 0..200)) {
             let overrides = parse(&record(b"SCHILY.xattr.user.x", &value)).unwrap();
-            prop_assert_eq!(&overrides.attributes[0].1, &value);
+            prop_assert_eq!(&overrides.attributes[&b"user.x"[..]], &value);
         }
     }
 }

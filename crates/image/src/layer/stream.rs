@@ -6,7 +6,7 @@ use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::Path;
 
 use bytes::{Buf, Bytes};
-use coracle_domain::{During, Error, Failure, FailureKind, Result};
+use coracle_domain::{During, Failure, Result};
 use flate2::bufread::MultiGzDecoder;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use super::apply::{self, Applied};
 use super::archive::Archive;
 use crate::Digest;
+use crate::failure::is_for_want_of_room;
 use crate::registry::Chunk;
 
 /// How much of the decompressed archive is held at once, bytes.
@@ -41,10 +42,6 @@ pub(crate) fn unpack(directory: &Path, chunks: mpsc::Receiver<Chunk>, diff_id: D
 #[cfg(fuzzing)]
 pub(crate) fn unpack_unverified(directory: &Path, chunks: mpsc::Receiver<Chunk>) -> Result<Applied> {
     decompress_and_apply(directory, &mut Chunks { receiver: chunks, current: Bytes::new(), ended: false }).map(|(applied, _)| applied)
-}
-
-fn is_for_want_of_room(error: &Error) -> bool {
-    matches!(error, Error::Failed(failure) if failure.kind == FailureKind::Exhausted)
 }
 
 fn decompress_and_apply(directory: &Path, compressed: &mut Chunks) -> Result<(Applied, Digest)> {

@@ -1,6 +1,6 @@
 //! Archives, kind and hostile, applied for real. Needs root: device nodes, owners, `trusted.` attributes.
 
-use std::io::Cursor;
+use std::io::{BufReader, Cursor, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
@@ -284,6 +284,59 @@ fn malformed_archives_are_refused() {
     huge.truncate(512);
     assert!(fixture.apply_bytes(&huge).unwrap_err().to_string().contains("longer than"));
     fixture.assert_contained();
+}
+
+/// The same bytes again and again.
+struct Again {
+    bytes: Vec<u8>,
+    at: usize,
+    left: usize,
+}
+
+impl Read for Again {
+    fn read(&mut self, target: &mut [u8]) -> std::io::Result<usize> {
+        if self.at == self.bytes.len() && self.left > 0 {
+            (self.at, self.left) = (0, self.left - 1);
+        }
+        let read = (&self.bytes[self.at..]).read(target)?;
+        self.at += read;
+        Ok(read)
+    }
+}
+
+#[test]
+fn what_is_noted_of_an_archive_is_bounded() {
+    let path = vec!["d".repeat(200); 19].join("/");
+    let whole = |tar: Tar| {
+        // Without the two blocks that end it.
+        let bytes = tar.bytes();
+        bytes[..bytes.len() - 1024].to_vec()
+    };
+    let directory = |path: &str| Tar::new().pax(&[("path", path.as_bytes())]).dir("short");
+    let parents: Vec<u8> = (1..19).flat_map(|depth| whole(directory(&path[..depth * 201 - 1]))).collect();
+    let link = Tar::new().pax(&[("linkpath", format!("nowhere/{path}").as_bytes())]).hard_link("h", "short");
+    for member in [directory(&path), link] {
+        let fixture = Fixture::new();
+        let again = Again { bytes: whole(member), at: 0, left: 40_000 };
+        let mut archive = Archive::new(BufReader::new(Cursor::new(parents.clone()).chain(again)));
+        let error = apply(&fixture.path(""), &mut archive).unwrap_err().to_string();
+        assert!(error.contains("too many directories"), "{error}");
+    }
+}
+
+#[test]
+fn only_files_have_content() {
+    let fixture = Fixture::new();
+    let sized = |h: &mut tar::Header| h.set_size(512);
+    fixture.finish(
+        Tar::new()
+            .entry(EntryType::Directory, "d", "", b"", sized)
+            .file("after", "a directory's size says nothing")
+            .entry(EntryType::Regular, "old/", "", &[0; 512], |_| {})
+            .file("last", "a file's does, although its name makes it a directory"),
+    );
+    assert!(fixture.path("d").is_dir() && fixture.path("old").is_dir());
+    assert!(fixture.text("after").starts_with("a directory") && fixture.text("last").starts_with("a file"));
 }
 
 #[test]
