@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Callers who ask for the same thing with the same credentials share one attempt; it ends when the last
-//! of them has gone. A failed attempt leaves its complete layers for a while, so that a retry gets further.
+//! of them has gone. A failed attempt leaves its complete layers for a while, so that a retry gets further, unless it failed for
+//! want of room.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -16,10 +17,10 @@ use std::time::Duration;
 use coracle_domain::{During, Error, Failure, ImageId, Refusal, Result};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use oci_spec::image::{ImageConfiguration, ImageManifest};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 
-use crate::failure::{share, wrap};
+use crate::failure::{is_for_want_of_room, share, wrap};
 use crate::image::config_digest;
 use crate::layer::{chain_ids, stream::unpack};
 use crate::manifest::{self, CONFIG_LIMIT, Document, LayerDescriptor};
@@ -31,7 +32,7 @@ use crate::{Digest, LayerKey, Reference, Target};
 
 /// How long the layers of a failed pull wait for a retry.
 const GRACE: Duration = Duration::from_secs(600);
-/// Layers of one pull that are looked at together; the downloads among them are bounded by the store.
+/// Layers of one pull that are looked at together; fewer of them are downloaded.
 const LAYERS_AT_ONCE: usize = 8;
 /// Pieces of a blob between network and disk; each is some tens of KiB.
 const PIECES: usize = 16;
@@ -116,6 +117,8 @@ struct Pull {
     /// The reference's text, for messages.
     name: String,
     source: Source,
+    /// One permit per layer that may be downloaded at the same time.
+    downloads: Semaphore,
 }
 
 /// A manifest that was chosen, and what the reference had resolved to.
@@ -128,7 +131,8 @@ struct Resolved {
 impl Pull {
     fn new(store: Arc<Store>, reference: Reference, credentials: Option<Credentials>) -> Self {
         let source = Source::new(&store.client, &reference, credentials);
-        Self { name: reference.to_string(), store, reference, source }
+        let downloads = Semaphore::new(store.client.registries.concurrent_downloads.max(1));
+        Self { name: reference.to_string(), store, reference, source, downloads }
     }
 
     async fn run(self) -> Result<ImageId> {
@@ -140,11 +144,22 @@ impl Pull {
         let config_bytes = self.config(&resolved.parsed).await?;
         let layers = self.describe_layers(&resolved, &config_bytes)?;
         let mut pin = Lingering::new(&self.store);
-        let keys = self.obtain_all(&layers, pin.get()).await?;
         let blobs = vec![(config_digest(&id), config_bytes), (resolved.manifest.digest, resolved.manifest.bytes)];
         let name = self.name_for(resolved.digest, resolved.manifest.digest);
-        self.store.add_image(Arrival { id: id.clone(), layers: keys, name, blobs }).await?;
-        pin.release();
+        let added = async {
+            let layers = self.obtain_all(&layers, pin.get()).await?;
+            self.store.add_image(Arrival { id: id.clone(), layers, name, blobs }).await
+        };
+        match added.await {
+            Ok(_) => pin.release(),
+            Err(error) => {
+                // A retry needs room more than layers.
+                if is_for_want_of_room(&error) {
+                    pin.give_up().await;
+                }
+                return Err(error);
+            }
+        }
         Ok(id)
     }
 
@@ -182,7 +197,9 @@ impl Pull {
                 // It was removed this moment.
                 return Ok(None);
             }
-            self.store.add_image(arrival).await?;
+            if !self.store.add_image(arrival).await? {
+                return Ok(None);
+            }
         }
         Ok(Some(image.id.clone()))
     }
@@ -270,15 +287,14 @@ impl Pull {
 
     async fn complete(&self, draft: Draft, chain: Digest, below: &[LayerKey], pin: &Pin) -> Result<LayerKey> {
         let key = LayerKey::Chain(chain);
-        let below = below.iter().rev().copied().collect();
-        self.store.keep_layer(draft, key, below, pin).await?;
+        self.store.keep_layer(draft, key, below.to_vec(), pin).await?;
         Ok(key)
     }
 
     /// Finds a layer here, or fetches and unpacks it.
     async fn obtain(&self, layer: &LayerDescriptor, chain: Digest, pin: &Pin) -> Result<Obtained> {
-        let unpacking = self.store.unpacking(layer.diff_id);
-        let _alone = unpacking.lock().await;
+        let fetching = self.store.fetching((self.reference.registry().to_owned(), layer.blob.digest));
+        let _alone = fetching.lock().await;
         let key = LayerKey::Diff(layer.diff_id);
         if let Some(key) = self.store.claim(&[key, LayerKey::Chain(chain)], pin)
             && self.store.check_layers(&[key]).await?
@@ -294,7 +310,7 @@ impl Pull {
     }
 
     async fn unpack(&self, layer: &LayerDescriptor) -> Result<Draft> {
-        let _permit = self.store.client.downloads.acquire().await.during("waiting to download", &self.name)?;
+        let _permit = self.downloads.acquire().await.during("waiting to download", &self.name)?;
         let digest = layer.blob.digest.to_string();
         let (sender, receiver) = mpsc::channel::<Chunk>(PIECES);
         let (workshop, diff_id) = (self.store.workshop.clone(), layer.diff_id);
@@ -345,6 +361,14 @@ impl Lingering {
     fn release(&mut self) {
         self.released = true;
     }
+
+    /// Deletes the layers that nobody else wants.
+    async fn give_up(mut self) {
+        self.released = true;
+        let (pin, store) = (Arc::clone(&self.pin), Weak::clone(&self.store));
+        drop(self);
+        unpin(pin, store).await;
+    }
 }
 
 impl Drop for Lingering {
@@ -356,12 +380,17 @@ impl Drop for Lingering {
         let (pin, store) = (Arc::clone(&self.pin), Weak::clone(&self.store));
         runtime.spawn(async move {
             tokio::time::sleep(GRACE).await;
-            drop(pin);
-            if let Some(store) = store.upgrade()
-                && let Err(error) = store.sweep().await
-            {
-                tracing::warn!(%error, "cannot delete what a failed pull left");
-            }
+            unpin(pin, store).await;
         });
+    }
+}
+
+/// Deletes what only the last holder of a pin kept.
+async fn unpin(pin: Arc<Pin>, store: Weak<Store>) {
+    drop(pin);
+    if let Some(store) = store.upgrade()
+        && let Err(error) = store.sweep().await
+    {
+        tracing::warn!(%error, "cannot delete what a failed pull left");
     }
 }

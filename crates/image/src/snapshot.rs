@@ -69,13 +69,18 @@ impl Store {
         Some(self.rootfs_of(&record, container))
     }
 
-    /// Removes a container's writable layer. Absence is success.
+    /// Removes a container's writable layer, and the layers that only it used. Absence is success.
     ///
     /// # Errors
-    /// If the disk refuses.
+    /// If the disk refuses to let go of the writable layer.
     pub async fn remove_rootfs(self: &Arc<Self>, container: &ContainerId) -> Result<()> {
+        let used_alone = self.state().used_alone(container);
         let (store, id) = (Arc::clone(self), container.clone());
-        blocking("removing a rootfs", move || store.forget_rootfs(&id)).await
+        blocking("removing a rootfs", move || store.forget_rootfs(&id)).await?;
+        if used_alone && let Err(error) = self.sweep().await {
+            tracing::warn!(%error, "cannot delete what only a container used");
+        }
+        Ok(())
     }
 
     /// Removes the writable layers that this process found when it began, but for those of the containers in `known`, and the
@@ -179,6 +184,14 @@ impl Store {
 }
 
 impl State {
+    /// Whether layers may be there for this container alone: its images are gone, or it is not known which they are.
+    fn used_alone(&self, container: &ContainerId) -> bool {
+        let Some(rootfs) = self.rootfs.get(container) else { return self.unclear.contains(container) };
+        let of_images = || self.catalog.images.values().flat_map(|image| &image.layers).collect::<HashSet<_>>();
+        !self.catalog.images.contains_key(&rootfs.image)
+            || !rootfs.volumes.is_empty() && !rootfs.volumes.iter().collect::<HashSet<_>>().is_subset(&of_images())
+    }
+
     fn claim_rootfs(&mut self, image: &ImageId, container: &ContainerId) -> Result<RootfsRecord> {
         let Some(found) = self.catalog.images.get(image) else {
             return Err(Refusal::not_found("image", image.as_str()).into());

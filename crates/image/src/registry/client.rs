@@ -1,11 +1,11 @@
-//! HTTP underneath: one connection pool per server, time limits, and what a status means.
+//! HTTP underneath: pools of connections, time limits, and what a status means.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use reqwest::{Response, StatusCode};
 use serde::Deserialize;
-use tokio::sync::Semaphore;
 
 use super::config::{Endpoint, Registries, Scheme, is_loopback};
 use super::error::{Cause, RegistryError};
@@ -16,30 +16,38 @@ const ERROR_LIMIT: usize = 16 << 10;
 /// Shared by all pulls.
 #[derive(Debug)]
 pub(crate) struct Client {
-    pub(super) registries: Registries,
-    pools: Mutex<HashMap<Endpoint, reqwest::Client>>,
-    /// One permit per layer that may be downloaded at the same time.
-    pub(crate) downloads: Semaphore,
+    pub(crate) registries: Registries,
+    pools: Mutex<HashMap<Manner, reqwest::Client>>,
+}
+
+/// How a server is spoken to. Those that are spoken to alike share a pool: registries send us to as many servers as they like.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Manner {
+    scheme: Scheme,
+    is_loopback: bool,
+    /// Certificates to trust beside the system's.
+    ca_file: Option<PathBuf>,
 }
 
 impl Client {
     pub(crate) fn new(registries: Registries) -> Self {
-        let downloads = Semaphore::new(registries.concurrent_downloads.max(1));
-        Self { registries, pools: Mutex::default(), downloads }
+        Self { registries, pools: Mutex::default() }
     }
 
-    /// The connections to `endpoint`.
+    /// The connections to `endpoint`, and to others.
     pub(super) fn http(&self, endpoint: &Endpoint) -> Result<reqwest::Client, RegistryError> {
+        let ca_file = self.registries.ca_file(&endpoint.authority).filter(|_| endpoint.scheme == Scheme::Https).cloned();
+        let manner = Manner { scheme: endpoint.scheme, is_loopback: is_loopback(&endpoint.authority), ca_file };
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pool) = pools.get(endpoint) {
+        if let Some(pool) = pools.get(&manner) {
             return Ok(pool.clone());
         }
-        let pool = self.connect(endpoint)?;
-        pools.insert(endpoint.clone(), pool.clone());
+        let pool = self.connect(&manner, endpoint)?;
+        pools.insert(manner, pool.clone());
         Ok(pool)
     }
 
-    fn connect(&self, endpoint: &Endpoint) -> Result<reqwest::Client, RegistryError> {
+    fn connect(&self, manner: &Manner, endpoint: &Endpoint) -> Result<reqwest::Client, RegistryError> {
         // Ring, because it is quick to build; the process may have chosen before us.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = reqwest::Client::builder()
@@ -47,13 +55,13 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(self.registries.connect_timeout)
             .read_timeout(self.registries.stall_timeout);
-        if is_loopback(&endpoint.authority) {
+        if manner.is_loopback {
             builder = builder.no_proxy();
         }
-        if endpoint.scheme == Scheme::Http {
+        if manner.scheme == Scheme::Http {
             // No certificates: saves reading the system's.
             builder = builder.tls_certs_only([]);
-        } else if let Some(path) = self.registries.ca_file(&endpoint.authority) {
+        } else if let Some(path) = &manner.ca_file {
             let unusable = |problem: String| RegistryError::new(Cause::Broken, endpoint, format!("CA file {}: {problem}", path.display()));
             let pem = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
             let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unusable(error.to_string()))?;
@@ -123,6 +131,16 @@ fn explanation(body: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn servers_that_are_spoken_to_alike_share_a_pool() {
+        let client = Client::new(Registries::default());
+        for server in 0..100 {
+            client.http(&format!("https://s{server}.example.com").parse().unwrap()).unwrap();
+            client.http(&format!("http://127.0.0.1:{}", 1000 + server).parse().unwrap()).unwrap();
+        }
+        assert_eq!(client.pools.lock().unwrap().len(), 2);
+    }
 
     #[test]
     fn error_bodies_are_put_in_words() {

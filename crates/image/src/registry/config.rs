@@ -36,7 +36,7 @@ pub struct Registries {
     /// The pause before the first retry of a broken download; it doubles each time.
     #[serde(rename = "retry_pause_seconds", deserialize_with = "seconds")]
     pub retry_pause: Duration,
-    /// How many layers are downloaded at once, over all pulls.
+    /// How many layers a pull downloads at once.
     pub concurrent_downloads: usize,
 }
 

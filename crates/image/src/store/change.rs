@@ -4,11 +4,11 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use coracle_domain::{During, ImageId, Result};
+use coracle_domain::{During, Failure, ImageId, Result};
 use coracle_failpoint::{Point, reach};
 use tokio::sync::oneshot;
 
-use super::{Pin, Store, blocking};
+use super::{Pin, State, Store, blocking};
 use crate::disk::Scratch;
 use crate::image::{Catalog, Image};
 use crate::layer::Applied;
@@ -35,7 +35,7 @@ pub(crate) struct Arrival {
 }
 
 impl Store {
-    /// Finishes a layer on top of `below`, the uppermost of them first, and puts it into its place.
+    /// Finishes a layer on top of `below`, the lowest of them first, and puts it into its place.
     pub(crate) async fn keep_layer(self: &Arc<Self>, draft: Draft, key: LayerKey, below: Vec<LayerKey>, pin: &Pin) -> Result<()> {
         let (store, number) = (Arc::clone(self), pin.number);
         // The layers below are pinned: only moving into place needs the others to wait.
@@ -45,16 +45,15 @@ impl Store {
         blocking("keeping a layer", move || {
             let kept = store.place_layer(finished, key, number);
             drop(guard);
+            store.unsynced.notify_one();
             kept
         })
-        .await?;
-        self.unsynced.notify_one();
-        Ok(())
+        .await
     }
 
     fn finish_layer(&self, draft: Draft, key: LayerKey, below: &[LayerKey]) -> Result<(Scratch, LayerRecord)> {
         let Draft { scratch, applied } = draft;
-        let trees: Vec<_> = below.iter().map(|key| self.paths.tree(key)).collect();
+        let trees: Vec<_> = self.state().stack(below).iter().map(|key| self.paths.tree(key)).collect();
         let below = Merged::open(&trees).during("opening the layers below", key)?;
         let finished = applied.finish(&below)?;
         let size = measure(&scratch.path().join("fs")).during("measuring the layer", key)?;
@@ -74,6 +73,9 @@ impl Store {
     }
 
     fn place_layer(&self, (scratch, record): (Scratch, LayerRecord), key: LayerKey, pin: u64) -> Result<()> {
+        if !self.state().pins.contains_key(&pin) {
+            return Err(Failure::new("keeping the layer", key, "its pull was given up").into());
+        }
         let path = self.paths.layer(&key);
         if !self.state().layers.contains_key(&key) {
             // Left by somebody who got no further; there is mostly nothing.
@@ -86,8 +88,9 @@ impl Store {
         Ok(())
     }
 
-    /// Adds an image, or a name to one. A tag that led elsewhere leads here now.
-    pub(crate) async fn add_image(self: &Arc<Self>, arrival: Arrival) -> Result<Arc<Image>> {
+    /// Adds an image, or a name to one. A tag that led elsewhere leads here now. Without blobs it must be here already: `false` if
+    /// it is not any more.
+    pub(crate) async fn add_image(self: &Arc<Self>, arrival: Arrival) -> Result<bool> {
         let store = Arc::clone(self);
         let guard = Arc::clone(&self.changes).lock_owned().await;
         blocking("recording an image", move || {
@@ -98,24 +101,27 @@ impl Store {
         .await
     }
 
-    fn record_image(&self, arrival: Arrival) -> Result<Arc<Image>> {
+    fn record_image(&self, arrival: Arrival) -> Result<bool> {
         let Arrival { id, layers, name, blobs } = arrival;
+        let catalog = self.catalog();
+        let known = catalog.images.get(&id).map(|image| image.record.names.clone());
+        if known.is_none() && blobs.is_empty() {
+            return Ok(false);
+        }
         for (digest, content) in &blobs {
             self.layout.write(digest, content)?;
         }
-        let catalog = self.catalog();
-        let known = catalog.images.get(&id).map(|image| image.record.names.clone());
         let names = with_name(known.unwrap_or_default(), name.clone());
         let image = self.write_image(ImageRecord { id: id.clone(), layers, names })?;
         let mut images = catalog.images.clone();
-        images.insert(id.clone(), Arc::clone(&image));
+        images.insert(id.clone(), image);
         for other in catalog.images.values().filter(|other| other.id != id) {
             if let Some(record) = without_tag(&other.record, &name) {
                 images.insert(other.id.clone(), self.write_image(record)?);
             }
         }
         self.publish(Catalog::new(images.into_values()));
-        Ok(image)
+        Ok(true)
     }
 
     fn write_image(&self, record: ImageRecord) -> Result<Arc<Image>> {
@@ -152,7 +158,8 @@ impl Store {
 
     fn forget_image(&self, name: &str) -> Result<Vec<oneshot::Receiver<()>>> {
         let catalog = self.catalog();
-        let Some(image) = catalog.find(name) else { return Ok(Vec::new()) };
+        // Who asks again may not have heard that its layers could not be deleted.
+        let Some(image) = catalog.find(name) else { return self.collect_garbage() };
         let path = self.paths.image_record(&image.id);
         coracle_files::remove(&path).during("deleting", path.display())?;
         reach(Point::ImageForget);
@@ -174,20 +181,32 @@ impl Store {
 
     /// Deletes layers and blobs that nobody wants. Only under [`Store::changes`].
     pub(super) fn collect_garbage(&self) -> Result<Vec<oneshot::Receiver<()>>> {
-        let mut unwanted = Vec::new();
-        let blobs: HashSet<Digest> = {
-            let mut state = self.state();
-            if state.unclear.is_empty() {
-                let wanted = state.wanted();
-                unwanted.extend(state.layers.keys().filter(|key| !wanted.contains(key)).copied());
+        let unwanted = self.state().take_unwanted();
+        let (mut deleted, mut outcome) = (Vec::new(), Ok(()));
+        for (key, record) in unwanted {
+            match self.workshop.remove(&self.paths.layer(&key)) {
+                Ok(done) => deleted.push(done),
+                Err(error) => {
+                    // It is there still, takes room, and has its turn again.
+                    self.state().layers.insert(key, record);
+                    outcome = outcome.and(Err(error));
+                }
             }
-            for key in &unwanted {
-                state.layers.remove(key);
-            }
-            state.catalog.images.values().flat_map(|image| image.blobs()).collect()
-        };
-        self.layout.retain(&blobs)?;
-        unwanted.iter().map(|key| self.workshop.remove(&self.paths.layer(key))).collect()
+        }
+        let blobs: HashSet<Digest> = self.catalog().images.values().flat_map(|image| image.blobs()).collect();
+        self.layout.retain(&blobs).and(outcome)?;
+        Ok(deleted)
+    }
+}
+
+impl State {
+    /// Forgets the layers that nobody wants, so that nobody claims them any more.
+    fn take_unwanted(&mut self) -> Vec<(LayerKey, LayerRecord)> {
+        if !self.unclear.is_empty() {
+            return Vec::new();
+        }
+        let wanted = self.wanted();
+        self.layers.extract_if(|key, _| !wanted.contains(key)).collect()
     }
 }
 

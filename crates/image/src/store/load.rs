@@ -14,7 +14,7 @@ use crate::LayerKey;
 use crate::content::Layout;
 use crate::disk::{Workshop, create_directory, list};
 use crate::image::{Catalog, Image};
-use crate::record::{self, ImageRecord, LayerRecord};
+use crate::record::{self, ImageRecord, LayerRecord, encode};
 use crate::registry::{Client, Registries};
 use crate::usage::Sampler;
 
@@ -55,7 +55,7 @@ fn load(paths: Paths, registries: Registries, boot: String) -> Result<Store> {
     let mut state = State::default();
     rootfs(&paths, &mut state)?;
     state.layers = layers(&paths, &workshop, &boot, &state)?;
-    state.catalog = Arc::new(Catalog::new(images(&paths, &layout, &state.layers)?));
+    state.catalog = Arc::new(Catalog::new(images(&paths, &workshop, &layout, &state.layers)?));
     let store = Store {
         sampler: Sampler::start(root.clone()).during("starting a thread to measure in", root.display())?,
         client: Arc::new(Client::new(registries)),
@@ -63,7 +63,7 @@ fn load(paths: Paths, registries: Registries, boot: String) -> Result<Store> {
         state: Mutex::new(state),
         changes: Arc::default(),
         unsynced: Arc::new(Notify::new()),
-        unpacking: Mutex::default(),
+        fetching: Mutex::default(),
         _lock: lock,
         paths,
         workshop,
@@ -114,11 +114,11 @@ fn layers(paths: &Paths, workshop: &Workshop, boot: &str, state: &State) -> Resu
         let (key, is_whole_name) = name.split_once('.').map_or((name.as_str(), true), |(key, _)| (key, false));
         let key = key.parse::<LayerKey>().ok();
         let record = if is_whole_name && is_directory(&path.join("fs")) { layer_record(paths, &path) } else { None };
-        // What another boot had not synced may be incomplete in any way.
-        let record = record.filter(|record| record.durable || record.boot == boot);
-        if let (Some(key), Some(record)) = (key, record) {
+        // What another boot had not synced may be incomplete in any way, and nothing that runs in this one stands on it.
+        let is_unsynced = record.as_ref().is_some_and(|record| !record.durable && record.boot != boot);
+        if let (Some(key), Some(record), false) = (key, record, is_unsynced) {
             layers.insert(key, record);
-        } else if key.is_some_and(|key| state.may_be_mounted(&key)) {
+        } else if !is_unsynced && key.is_some_and(|key| state.may_be_mounted(&key)) {
             set_aside(paths, workshop, &path, is_whole_name)?;
         } else {
             tracing::warn!(layer = %path.display(), "dropping a layer that may be incomplete");
@@ -148,13 +148,18 @@ fn set_aside(paths: &Paths, workshop: &Workshop, path: &Path, is_whole_name: boo
     std::fs::rename(path, &aside).during("setting aside", path.display())
 }
 
-fn images(paths: &Paths, layout: &Layout, layers: &HashMap<LayerKey, LayerRecord>) -> Result<Vec<Arc<Image>>> {
+fn images(paths: &Paths, workshop: &Workshop, layout: &Layout, layers: &HashMap<LayerKey, LayerRecord>) -> Result<Vec<Arc<Image>>> {
     let directory = paths.root.join("records");
     let names = list(&directory)?.into_iter().filter(|name| name.ends_with(".json"));
     let quarantine = paths.quarantine();
     let load = |path: PathBuf| record::load::<ImageRecord>(&path, &quarantine).map(|record| (path, record));
     let mut records: Vec<(PathBuf, ImageRecord)> = names.map(|name| directory.join(name)).filter_map(load).collect();
-    keep_latest_tags(&mut records);
+    for (path, record) in keep_latest_tags(&mut records) {
+        // Else the tag would come back once the image is gone that has it now.
+        if let Err(error) = encode(record).and_then(|record| workshop.write_durably(path, &record)) {
+            tracing::warn!(image = %record.id, %error, "an image's record still has a tag that it lost");
+        }
+    }
     let mut images = Vec::new();
     for (path, record) in records {
         if path != paths.image_record(&record.id) {
@@ -172,22 +177,26 @@ fn images(paths: &Paths, layout: &Layout, layers: &HashMap<LayerKey, LayerRecord
     Ok(images)
 }
 
-/// A tag that moved while the power went may stand in two records: the later one has it.
-fn keep_latest_tags(records: &mut [(PathBuf, ImageRecord)]) {
+/// A tag that moved while the power went may stand in two records: the later one has it. Answers with those that lost one.
+fn keep_latest_tags(records: &mut [(PathBuf, ImageRecord)]) -> impl Iterator<Item = &(PathBuf, ImageRecord)> {
     let mut latest: HashMap<(String, String), i64> = HashMap::new();
     for name in records.iter().flat_map(|(_, record)| &record.names) {
         let Some(tag) = &name.tag else { continue };
         let at = latest.entry((name.repository.clone(), tag.clone())).or_insert(name.at);
         *at = name.at.max(*at);
     }
-    let mut given = HashSet::new();
-    for name in records.iter_mut().flat_map(|(_, record)| &mut record.names) {
-        let Some(tag) = &name.tag else { continue };
-        let key = (name.repository.clone(), tag.clone());
-        if latest.get(&key) != Some(&name.at) || !given.insert(key) {
-            name.tag = None;
+    let (mut given, mut changed) = (HashSet::new(), HashSet::new());
+    for (path, record) in &mut *records {
+        for name in &mut record.names {
+            let Some(tag) = &name.tag else { continue };
+            let key = (name.repository.clone(), tag.clone());
+            if latest.get(&key) != Some(&name.at) || !given.insert(key) {
+                name.tag = None;
+                changed.insert(path.clone());
+            }
         }
     }
+    records.iter().filter(move |(path, _)| changed.contains(path))
 }
 
 /// Takes stock of writable layers. Whether anybody claims them, the engine will say.

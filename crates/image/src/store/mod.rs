@@ -48,13 +48,16 @@ pub struct Store {
     changes: Arc<tokio::sync::Mutex<()>>,
     /// Rings when there are layers that may not be on the disk yet.
     unsynced: Arc<Notify>,
-    /// Keeps two pulls from unpacking the same archive.
-    unpacking: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
+    /// Keeps two pulls from fetching the same blob.
+    fetching: Mutex<HashMap<BlobOf, Weak<tokio::sync::Mutex<()>>>>,
     /// Identifies this boot of the machine.
     boot: String,
     /// Keeps a second process out.
     _lock: OwnedFd,
 }
+
+/// A blob, and the registry that it comes from: whoever waits for another pull of these waits for no slower download than its own.
+pub(crate) type BlobOf = (String, Digest);
 
 /// Where everything is.
 #[derive(Debug, Clone)]
@@ -179,15 +182,15 @@ impl Store {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The lock under which the archive `diff_id` is unpacked.
-    pub(crate) fn unpacking(&self, diff_id: Digest) -> Arc<tokio::sync::Mutex<()>> {
-        let mut locks = self.unpacking.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The lock under which a blob is fetched.
+    pub(crate) fn fetching(&self, blob: BlobOf) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
         locks.retain(|_, lock| lock.strong_count() > 0);
-        if let Some(lock) = locks.get(&diff_id).and_then(Weak::upgrade) {
+        if let Some(lock) = locks.get(&blob).and_then(Weak::upgrade) {
             return lock;
         }
         let lock = Arc::default();
-        locks.insert(diff_id, Arc::downgrade(&lock));
+        locks.insert(blob, Arc::downgrade(&lock));
         lock
     }
 

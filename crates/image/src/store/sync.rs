@@ -3,12 +3,17 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::time::Duration;
 
 use coracle_domain::{During, Result};
+use tokio::time::timeout;
 
 use super::{Store, blocking};
 use crate::LayerKey;
 use crate::record::encode;
+
+/// How long after a failure it is tried again, unless there are more layers before.
+const RETRY: Duration = Duration::from_secs(60);
 
 impl Store {
     /// Starts the task that makes layers durable. It ends with the store.
@@ -16,12 +21,19 @@ impl Store {
         let (bell, weak) = (Arc::clone(&self.unsynced), Arc::downgrade(self));
         self.unsynced.notify_one();
         tokio::spawn(async move {
+            let mut failed = false;
             loop {
-                bell.notified().await;
-                let Some(store) = weak.upgrade() else { return };
-                if let Err(error) = store.make_durable().await {
-                    tracing::warn!(%error, "cannot make layers durable; a reboot would cost them");
+                if failed {
+                    let _ = timeout(RETRY, bell.notified()).await;
+                } else {
+                    bell.notified().await;
                 }
+                let Some(store) = weak.upgrade() else { return };
+                let outcome = store.make_durable().await;
+                if let (Err(error), false) = (&outcome, failed) {
+                    tracing::warn!(%error, "cannot make layers durable yet; a reboot would cost them");
+                }
+                failed = outcome.is_err();
             }
         });
     }

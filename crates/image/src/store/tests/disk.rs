@@ -59,6 +59,58 @@ async fn a_reboot_costs_what_was_not_synced_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reboot_leaves_nothing_of_layers_that_were_not_synced_though_containers_used_them() {
+    let node = Node::new().await;
+    node.registry.push("app", "latest", &sample());
+    let id = node.pull("app").await.unwrap();
+    node.store.prepare_rootfs(&id, &container(1), None).await.unwrap();
+    node.store.make_durable().await.unwrap();
+    let layer = node.store.paths.layer(&node.store.list()[0].layers[0]);
+    let record = std::fs::read_to_string(layer.join("record.json")).unwrap();
+    std::fs::write(layer.join("record.json"), record.replace("\"durable\": true", "\"durable\": false")).unwrap();
+    std::fs::remove_file(node.store.paths.rootfs_record(&container(1))).unwrap();
+    let node = node.restart("next boot").await;
+    let known = layer.file_name().unwrap().to_str().unwrap();
+    assert!(!node.names("layers").iter().any(|name| name.starts_with(known)), "{:?}", node.names("layers"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_stands_in_two_records_does_not_come_back() {
+    let node = Node::new().await;
+    let (old, new) = (TestImage::new("old", &[gzip_layer(base())]), TestImage::new("new", &[gzip_layer(base())]));
+    node.registry.push("app", "latest", &old);
+    let old = node.pull("app").await.unwrap();
+    node.store.make_durable().await.unwrap();
+    let path = node.store.paths.image_record(&old);
+    let with_tag = std::fs::read(&path).unwrap();
+    node.registry.push("app", "latest", &new);
+    let new = node.pull("app").await.unwrap();
+    // What is left by who is killed between the two records.
+    std::fs::write(&path, with_tag).unwrap();
+    let node = node.restart("this boot").await;
+    assert_eq!(node.store.find(&node.registry.reference("app")).unwrap().id, new);
+    node.store.remove(new.as_str()).await.unwrap();
+    let node = node.restart("this boot").await;
+    assert!(node.store.find(&node.registry.reference("app")).is_none());
+    assert_eq!(node.store.list().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_not_be_deleted_is_when_it_is_asked_for_again() {
+    let node = Node::new().await;
+    node.registry.push("app", "latest", &sample());
+    let id = node.pull("app").await.unwrap();
+    let (blobs, aside) = (node.root().join("images/blobs/sha256"), node.root().join("aside"));
+    std::fs::rename(&blobs, &aside).unwrap();
+    std::fs::write(&blobs, "no directory").unwrap();
+    node.store.remove(id.as_str()).await.unwrap_err();
+    std::fs::remove_file(&blobs).unwrap();
+    std::fs::rename(&aside, &blobs).unwrap();
+    node.store.remove(id.as_str()).await.unwrap();
+    node.assert_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rubbish_on_disk_costs_only_its_own_subject() {
     let node = Node::new().await;
     for name in ["a", "b", "c"] {
@@ -122,11 +174,15 @@ async fn on_a_full_disk() {
     let node = Node::new().await;
     node.registry.push("small", "latest", &sample());
     node.pull("small").await.unwrap();
-    let big = gzip_layer(Tar::new().file("big", &"x".repeat(1 << 20)));
-    node.registry.push("big", "latest", &TestImage::new("big", &[big]));
-    let failure = node.failure("big").await;
-    assert_eq!((failure.kind, &*failure.stage), (FailureKind::Exhausted, "unpacking the layer"), "{failure}");
-    node.settle_tmp().await;
+    let before = node.names("layers");
+    let (fits, big) = (gzip_layer(Tar::new().file("fits", "")), gzip_layer(Tar::new().file("big", &"x".repeat(1 << 20))));
+    for layers in [vec![big.clone()], vec![fits, big]] {
+        node.registry.push("big", "latest", &TestImage::new("big", &layers));
+        let failure = node.failure("big").await;
+        assert_eq!((failure.kind, &*failure.stage), (FailureKind::Exhausted, "unpacking the layer"), "{failure}");
+        node.settle_tmp().await;
+        assert_eq!(node.names("layers"), before, "what fitted has gone too");
+    }
     // Filled to the brim, it can still be emptied.
     let filled = std::fs::write(node.scratch.path().join("filler"), [0; 1 << 20]);
     assert!(filled.is_err());

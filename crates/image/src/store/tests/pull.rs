@@ -7,8 +7,10 @@ use std::time::Duration;
 use coracle_domain::{Error, FailureKind, Refusal};
 
 use super::{Node, base, container, sample};
-use crate::testing::{GZIP_LAYER, Guard, OCI_INDEX, OCI_MANIFEST, Tar, TestImage, gzip, gzip_layer};
-use crate::{Digest, read_file};
+use crate::record::Name;
+use crate::store::Arrival;
+use crate::testing::{GZIP_LAYER, Guard, OCI_INDEX, OCI_MANIFEST, Registry, Tar, TestImage, gzip, gzip_layer};
+use crate::{Digest, PullRequest, read_file};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_is_pulled_by_tag_and_found_by_all_its_names() {
@@ -152,6 +154,33 @@ async fn callers_who_want_the_same_share_one_pull() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_slow_registry_holds_up_its_own_pulls_only() {
+    let node = Node::new().await;
+    // They claim to have the other's layer, answer with a config, and then no more.
+    let mut waiting = Vec::new();
+    for name in ["one", "two", "three", "four"] {
+        let slow = Registry::start().await;
+        let image = TestImage::new(name, &[gzip_layer(base()), gzip_layer(Tar::new().file(name, ""))]);
+        slow.push(name, "latest", &image);
+        slow.shelf().gate = Some(Arc::new(tokio::sync::Semaphore::new(1)));
+        let (store, reference) = (Arc::clone(&node.store), slow.reference(name));
+        waiting.push(tokio::spawn(async move { store.pull(PullRequest { reference, credentials: None }).await }));
+        let begin = std::time::Instant::now();
+        while slow.count("GET", &image.id()) == 0 {
+            assert!(begin.elapsed() < super::PATIENCE, "it never began");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    node.registry.push("app", "latest", &sample());
+    node.pull("app").await.unwrap();
+    for pull in waiting {
+        assert!(!pull.is_finished());
+        pull.abort();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_abandoned_pull_ends_and_leaves_nothing() {
     let node = Node::new().await;
     node.registry.push("app", "latest", &sample());
@@ -174,6 +203,20 @@ async fn a_present_image_costs_one_question() {
     // But the registry is asked: it may not let us any more.
     node.registry.shelf().guard = Guard::Basic;
     assert_eq!(node.failure("app").await.kind, FailureKind::Denied);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_for_an_image_that_is_removed_this_moment_brings_nothing() {
+    let node = Node::new().await;
+    node.registry.push("app", "latest", &sample());
+    let id = node.pull("app").await.unwrap();
+    let image = node.store.find(id.as_str()).unwrap();
+    let name = Name { tag: Some("other".into()), ..image.record.names[0].clone() };
+    let arrival = || Arrival { id: id.clone(), layers: image.layers.clone(), name: name.clone(), blobs: Vec::new() };
+    assert!(node.store.add_image(arrival()).await.unwrap());
+    node.store.remove(id.as_str()).await.unwrap();
+    assert!(!node.store.add_image(arrival()).await.unwrap());
+    node.assert_empty().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
