@@ -1,7 +1,7 @@
 //! A file system that answers until it is told to stop, as a dead file server does: a FUSE server of a few requests.
 //!
-//! Of its root directory it says that it is there, of every name in it but [`ABSENT`] that it is a directory, and nothing
-//! else. Format: `linux/fuse.h`, protocol 7.31; numbers are the machine's own.
+//! Of its root directory it says that it is there, of every name in it but [`ABSENT`] and [`STUCK`] that it is a directory, and
+//! nothing else. Format: `linux/fuse.h`, protocol 7.31; numbers are the machine's own.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -18,6 +18,13 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 /// The name that does not exist.
 pub const ABSENT: &str = "absent";
+
+/// The name of a file of a mebibyte, of which it gives the first [`GIVEN`] bytes and then says nothing. Who waits can be killed.
+pub const STUCK: &str = "stuck";
+
+const GIVEN: u64 = 128 << 10;
+/// The file's number; that of the root directory is 1, and that of all other directories 2.
+const STUCK_NODE: u64 = 3;
 
 /// What the server does with requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,29 +122,49 @@ fn serve(mut device: File, mood: &AtomicU8, swallowed: &AtomicUsize) {
 }
 
 /// The answer to a request: `fuse_in_header` is 40 bytes, of which the second word is the operation, and the number of the
-/// request follows.
+/// request follows. An interruption is answered with the end of the request that it names.
 fn answer(request: &[u8]) -> Option<Vec<u8>> {
     const LOOKUP: u32 = 1;
     const FORGET: u32 = 2;
     const GETATTR: u32 = 3;
+    const OPEN: u32 = 14;
+    const READ: u32 = 15;
     const INIT: u32 = 26;
     const INTERRUPT: u32 = 36;
     const BATCH_FORGET: u32 = 42;
     const NO_ENTRY: i32 = 2;
+    const INTERRUPTED: i32 = 4;
     const NO_SYSTEM_CALL: i32 = 38;
     let operation = u32::from_ne_bytes(request.get(4..8)?.try_into().ok()?);
     let node = u64::from_ne_bytes(request.get(16..24)?.try_into().ok()?);
+    let mut number = request.get(8..16)?;
     let body = match operation {
-        FORGET | INTERRUPT | BATCH_FORGET => return None,
+        FORGET | BATCH_FORGET => return None,
+        INTERRUPT => {
+            number = request.get(40..48)?;
+            Err(INTERRUPTED)
+        }
         INIT => Ok(greeting()),
         GETATTR => Ok([vec![0; 16], attributes(node)].concat()),
         LOOKUP if request.get(40..)?.starts_with(ABSENT.as_bytes()) => Err(NO_ENTRY),
+        LOOKUP if request.get(40..)?.starts_with(STUCK.as_bytes()) => {
+            Ok([STUCK_NODE.to_ne_bytes().to_vec(), vec![0; 32], attributes(STUCK_NODE)].concat())
+        }
+        OPEN => Ok(vec![0; 16]),
+        READ => {
+            let offset = u64::from_ne_bytes(request.get(48..56)?.try_into().ok()?);
+            let size = u32::from_ne_bytes(request.get(56..60)?.try_into().ok()?);
+            if offset >= GIVEN {
+                return None;
+            }
+            Ok(vec![b'x'; size as usize])
+        }
         LOOKUP => Ok([2_u64.to_ne_bytes().to_vec(), vec![0; 32], attributes(2)].concat()),
         _ => Err(NO_SYSTEM_CALL),
     };
     let (error, body) = body.map_or_else(|error| (-error, Vec::new()), |body| (0, body));
     let length = u32::try_from(16 + body.len()).ok()?;
-    Some([&length.to_ne_bytes()[..], &error.to_ne_bytes(), request.get(8..16)?, &body].concat())
+    Some([&length.to_ne_bytes()[..], &error.to_ne_bytes(), number, &body].concat())
 }
 
 /// `fuse_init_out`.
@@ -148,9 +175,10 @@ fn greeting() -> Vec<u8> {
     bytes
 }
 
-/// `fuse_attr` of a directory that anybody may read, and that is not to be remembered.
+/// `fuse_attr` of a directory or a file that anybody may read, and that is not to be remembered.
 fn attributes(node: u64) -> Vec<u8> {
-    let words: [u32; 10] = [0, 0, 0, 0o040_755, 2, 0, 0, 0, 4096, 0];
-    let head = [node, 4096, 8, 0, 0, 0].into_iter().flat_map(u64::to_ne_bytes);
+    let (mode, size) = if node == STUCK_NODE { (0o100_644, 1 << 20) } else { (0o040_755, 4096) };
+    let words: [u32; 10] = [0, 0, 0, mode, 2, 0, 0, 0, 4096, 0];
+    let head = [node, size, size / 512, 0, 0, 0].into_iter().flat_map(u64::to_ne_bytes);
     head.chain(words.into_iter().flat_map(u32::to_ne_bytes)).collect()
 }

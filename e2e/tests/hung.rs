@@ -5,7 +5,7 @@ use std::net::TcpListener;
 
 use coracle_e2e::api::{ContainerState, ImageFsInfoRequest, ReopenContainerLogRequest};
 use coracle_e2e::image::Image;
-use coracle_e2e::volume::{ABSENT, Volume};
+use coracle_e2e::volume::{ABSENT, STUCK, Volume};
 use coracle_e2e::{Code, Container, ContainerSpec, Node, Status, eventually, host};
 
 /// A pod's whole life, and all lists and stats, while something else hangs.
@@ -127,6 +127,36 @@ async fn a_daemon_is_replaced_while_a_volume_hangs() {
     create.await.expect("the call itself does not panic").expect_err("its daemon has ended");
     node.start_daemon().await;
     pod.start(&ContainerSpec::new("c", &image)).await;
+    drop(volume);
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn what_waits_for_a_dead_volume_with_a_pipe_in_its_hand_costs_only_its_own_calls() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let volume = Volume::mount(&node.scratch().join("volume"));
+    let pod = node.pod("reader").await;
+    let container = pod.start(&ContainerSpec::new("c", &image).mount(volume.path(), "/volume", false)).await;
+    // Who hands a file on to a pipe has the pipe locked while the file is waited for.
+    let file = format!("/volume/{STUCK}");
+    let reading = {
+        let (cri, id, file) = (node.cri.clone(), container.id.clone(), file.clone());
+        tokio::spawn(async move { cri.exec(&id, &["/bin/cat", &file], 8).await })
+    };
+    let leaving: Vec<_> = (0..6)
+        .map(|_| {
+            let (cri, id, script) = (node.cri.clone(), container.id.clone(), format!("cat {file} & sleep 1; echo said >&2"));
+            tokio::spawn(async move { cri.exec(&id, &["/bin/sh", "-c", &script], 0).await })
+        })
+        .collect();
+    for leaving in leaving {
+        let output = leaving.await.expect("the call itself does not panic").expect("what is left behind is not waited for");
+        assert_eq!((output.exit_code, output.stderr.as_slice()), (0, &b"said\n"[..]));
+    }
+    all_goes_on(&node, &image, "other").await;
+    ended_at_its_deadline(reading.await.expect("the call itself does not panic"), &["running a command"]);
+    pod.stop().await;
     drop(volume);
     node.finish().await;
 }

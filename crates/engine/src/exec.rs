@@ -1,8 +1,8 @@
 //! Execs: a program run in a container; and ExecSync, which waits for it and takes all it says. What a client talks to
 //! is in `session`.
 //!
-//! An exec changes no pod, so it goes straight to the monitor. The daemon reads the pipes itself; the monitor only
-//! forks. The call returns when the program itself ends: what its descendants still hold open is not waited for.
+//! An exec changes no pod, so it goes straight to the monitor. The daemon reads the pipes itself, on threads that may block
+//! (see [`Capture`]); the monitor only forks. The call returns when the program itself ends: what its descendants still hold open is not waited for.
 //! They live in a leaf cgroup of the exec's own, which is killed when the call ends, however it ends: if by the daemon's
 //! death, then by the next daemon, for nobody could be told what they say (see `leaf`).
 
@@ -20,9 +20,11 @@ use coracle_monitor::protocol::{Answer, Exec};
 use rustix::pipe::PipeFlags;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::deadline::{SET_UP, within};
-use crate::leaf::{self, Leaf};
+use crate::leaf::{self, Leaf, Left};
 use crate::live::{Live, LiveContainer};
 use crate::{Engine, berth};
 
@@ -32,6 +34,8 @@ pub(crate) const PIPES: &str = "making pipes for an exec in container";
 /// What is kept of each stream; the rest is dropped, as kubelet expects.
 const OUTPUT_LIMIT: usize = 16 << 20;
 const READ: usize = 16 << 10;
+/// How long what was said last is waited for while somebody has the pipe locked.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How many reads empty a pipe that processes left behind go on filling: the largest pipe holds a mebibyte.
 const READS_TO_EMPTY: usize = (1 << 20) / READ;
 
@@ -137,9 +141,8 @@ pub(crate) async fn run(container: &ContainerView, live: &Live, request: Request
             return Err(Failure::new("running a command in container", subject, problem).kind(FailureKind::TimedOut).into());
         }
     };
-    leaf.vacate();
-    stdout.drain();
-    stderr.drain();
+    let left = leaf.vacate();
+    tokio::join!(stdout.drain(left), stderr.drain(left));
     Ok(ExecOutput { stdout: stdout.kept, stderr: stderr.kept, exit_code })
 }
 
@@ -169,17 +172,23 @@ pub(crate) fn null() -> Result<OwnedFd> {
 }
 
 /// One output stream: a pipe, of which the reading end does not block and the writing end does.
+///
+/// But whoever hands a file on to a pipe, or writes what a file is mapped to, has the pipe locked while the file is waited for
+/// (Linux, fs/splice.c and fs/pipe.c), and a reader waits for the lock whatever its flags say. So programs that may still run
+/// are read from on threads that may block.
 struct Capture {
-    reader: pipe::Receiver,
+    reader: Arc<pipe::Receiver>,
     /// Held until the call ends, or the program's end would be told twice: by the pipes, and by the monitor.
     writer: OwnedFd,
     kept: Vec<u8>,
+    /// What is being read on such a thread.
+    reading: Option<JoinHandle<Option<Vec<u8>>>>,
 }
 
 impl Capture {
     fn new() -> io::Result<Self> {
         let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-        Ok(Self { reader: pipe::Receiver::from_owned_fd(reader)?, writer, kept: Vec::new() })
+        Ok(Self { reader: Arc::new(pipe::Receiver::from_owned_fd(reader)?), writer, kept: Vec::new(), reading: None })
     }
 
     /// The program's end of it.
@@ -189,29 +198,50 @@ impl Capture {
 
     /// Takes all that comes, for as long as it is waited for.
     async fn read(&mut self) -> Infallible {
-        while self.reader.readable().await.is_ok() {
-            self.take(|pipe, buffer| pipe.try_read(buffer));
+        while self.reading.is_some() || self.reader.readable().await.is_ok() {
+            self.take(|pipe, buffer| pipe.try_read(buffer)).await;
         }
         pending().await
     }
 
     /// Takes what is there, and does not wait for more. Asks the kernel: the runtime may not have heard yet.
-    fn drain(&mut self) {
+    async fn drain(&mut self, left: Left) {
+        let read = |pipe: &pipe::Receiver, buffer: &mut [u8]| Ok(rustix::io::read(pipe, buffer)?);
         for _ in 0..READS_TO_EMPTY {
-            if self.take(|pipe, buffer| Ok(rustix::io::read(pipe, buffer)?)).is_none() {
+            let there_is_more = match left {
+                Left::Nothing if self.reading.is_none() => self.keep(chunk(&self.reader, read)),
+                _ => timeout(LAST_WORDS, self.take(read)).await.unwrap_or(false),
+            };
+            if !there_is_more {
                 return;
             }
         }
     }
 
-    /// Takes what one read gives; `None`: there is nothing.
-    fn take(&mut self, read: impl Fn(&pipe::Receiver, &mut [u8]) -> io::Result<usize>) -> Option<usize> {
-        let mut buffer = [0; READ];
-        let length = read(&self.reader, &mut buffer).ok().filter(|length| *length > 0)?;
-        let room = OUTPUT_LIMIT - self.kept.len();
-        self.kept.extend_from_slice(&buffer[..length.min(room)]);
-        Some(length)
+    /// Takes what one read gives, on a thread that may block; whether there was anything. Nothing is lost if this is dropped.
+    async fn take(&mut self, read: fn(&pipe::Receiver, &mut [u8]) -> io::Result<usize>) -> bool {
+        let reading = self.reading.get_or_insert_with(|| {
+            let reader = Arc::clone(&self.reader);
+            tokio::task::spawn_blocking(move || chunk(&reader, read))
+        });
+        let chunk = reading.await.ok().flatten();
+        self.reading = None;
+        self.keep(chunk)
     }
+
+    fn keep(&mut self, chunk: Option<Vec<u8>>) -> bool {
+        let Some(chunk) = chunk else { return false };
+        let room = OUTPUT_LIMIT - self.kept.len();
+        self.kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        true
+    }
+}
+
+/// What one read gives; `None`: there is nothing.
+fn chunk(pipe: &pipe::Receiver, read: fn(&pipe::Receiver, &mut [u8]) -> io::Result<usize>) -> Option<Vec<u8>> {
+    let mut buffer = [0; READ];
+    let length = read(pipe, &mut buffer).ok().filter(|length| *length > 0)?;
+    Some(buffer[..length].to_vec())
 }
 
 #[cfg(test)]
@@ -235,15 +265,17 @@ mod tests {
             never = capture.read() => match never {},
             written = writing => written.unwrap(),
         }
-        capture.drain();
+        capture.drain(Left::Nothing).await;
         assert_eq!(capture.kept.len(), OUTPUT_LIMIT);
     }
 
     #[tokio::test]
     async fn what_is_there_is_taken_without_waiting_for_the_end() {
-        let mut capture = Capture::new().unwrap();
-        rustix::io::write(&capture.writer, b"said").unwrap();
-        capture.drain();
-        assert_eq!(capture.kept, b"said");
+        for left in [Left::Nothing, Left::Something] {
+            let mut capture = Capture::new().unwrap();
+            rustix::io::write(&capture.writer, b"said").unwrap();
+            capture.drain(left).await;
+            assert_eq!(capture.kept, b"said");
+        }
     }
 }

@@ -92,6 +92,13 @@ impl IdleLeaves {
     }
 }
 
+/// What of an exec may still run when its own process has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Left {
+    Nothing,
+    Something,
+}
+
 /// The cgroup of one exec. Its processes are killed and it is removed when this is dropped, off the caller's path.
 #[derive(Debug)]
 pub(crate) struct Leaf {
@@ -127,9 +134,10 @@ impl Leaf {
     }
 
     /// Takes note that the exec's own process has ended: if it left nothing behind, another exec can have the leaf.
-    pub(crate) fn vacate(&mut self) {
+    pub(crate) fn vacate(&mut self) -> Left {
         let (berth, generation) = (self.berth.take(), self.generation);
         self.leaf = self.leaf.take().and_then(|leaf| self.container.leaves.keep(Idle { leaf, berth, generation }));
+        if self.leaf.is_none() { Left::Nothing } else { Left::Something }
     }
 
     /// Kills its processes and waits until they are gone.
