@@ -303,13 +303,24 @@ async fn nothing_of_the_daemons_is_for_others() {
 async fn a_command_that_is_too_long_for_kernel_or_monitor_costs_only_its_call() {
     let Some(node) = Node::own().await else { return };
     let image = node.busybox().await;
-    let container = node.pod("long").await.start(&ContainerSpec::new("c", &image)).await;
+    let pod = node.pod("long").await;
+    let container = pod.start(&ContainerSpec::new("c", &image)).await;
     let first = container.host_pids();
     // A control character takes six bytes on the way to the monitor.
     for (letter, problem) in [("a", "Argument list too long"), ("\u{1}", "Message too long")] {
         let error = node.cri.exec(&container.id, &["/bin/true", &letter.repeat(15 * MIB)], 0).await.expect_err("it is too long");
         assert!(error.message().contains(problem), "{error}");
         assert_eq!(container.exec(&["/bin/true"]).await.code, 0, "after {problem:?}");
+    }
+    // So is the name of a program: it is told as far as it could be one.
+    for length in [20_000, 300_000] {
+        let name = "a".repeat(length);
+        let error = node.cri.exec(&container.id, &[&name], 0).await.expect_err("no program has this name");
+        assert!(error.message().contains("File name too long"), "{error}");
+        let never = pod.create(&ContainerSpec::new(&format!("c{length}"), &image).with(|config| config.command = vec![name])).await;
+        let error = node.cri.start(&never.id).await.expect_err("no program has this name");
+        assert!(error.message().contains("File name too long"), "{error}");
+        assert_eq!(container.exec(&["/bin/true"]).await.code, 0, "after {length} letters");
     }
     assert_eq!(container.host_pids()[..1], first, "the container noticed nothing");
     node.finish().await;

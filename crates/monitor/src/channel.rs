@@ -15,8 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::protocol::Fault;
 
-/// Longer than any message: names in it are bounded by the kernel's own bounds on paths.
-const LONGEST: usize = 16 << 10;
+/// Longer than any message: what is in a fault may be spelled with six bytes for one.
+const LONGEST: usize = 8 * LONGEST_SUBJECT;
+/// How many bytes of a fault's subject are told: the kernel's own bound on paths. Callers may name what is longer.
+const LONGEST_SUBJECT: usize = 4 << 10;
 
 /// What the new process says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -77,16 +79,16 @@ impl Listening {
         let count = match recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
             Ok(received) => received.bytes,
             Err(Errno::AGAIN | Errno::INTR) => return Heard::Nothing,
-            Err(_) => 0,
+            Err(_) => return Heard::End,
         };
         let descriptor = control.drain().find_map(|message| match message {
             RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
             _ => None,
         });
-        match bytes.get(..count).and_then(|bytes| serde_json::from_slice(bytes).ok()) {
-            Some(report) => Heard::Report(report, descriptor),
-            None => Heard::End,
-        }
+        let report = bytes.get(..count).and_then(|bytes| serde_json::from_slice(bytes).ok());
+        // Not the line's end, which can mean that all is well.
+        let unreadable = || Report::Failed(Fault::new("understanding", "a process that is being set up", Errno::PROTO));
+        Heard::Report(report.unwrap_or_else(unreadable), descriptor)
     }
 
     /// Waits for the next report, as long as `patience` lasts, if it ends; `None` if none came.
@@ -113,6 +115,12 @@ impl Reporting {
         rustix::io::write(&self.0, &bytes).map(drop)
     }
 
+    /// Tells the monitor why this process cannot go on.
+    pub(crate) fn fail(&self, fault: &Fault) -> Result<(), Errno> {
+        let Fault { stage, subject, errno } = fault;
+        self.report(&Report::Failed(Fault { stage: stage.clone(), subject: cut(subject), errno: *errno }))
+    }
+
     /// Tells the monitor whatever it is.
     #[cfg(fuzzing)]
     pub(crate) fn say(&self, bytes: &[u8]) -> Result<(), Errno> {
@@ -123,6 +131,16 @@ impl Reporting {
     pub(crate) fn hand_over(&self, report: &Report, descriptor: BorrowedFd<'_>) -> Result<(), Errno> {
         hand_over(self.0.as_fd(), &serde_json::to_vec(report).map_err(|_| Errno::INVAL)?, descriptor)
     }
+}
+
+/// As much of a subject as is told, in whole characters.
+fn cut(subject: &str) -> String {
+    if subject.len() <= LONGEST_SUBJECT {
+        return subject.to_owned();
+    }
+    let end = subject.char_indices().map(|(start, _)| start).take_while(|start| *start <= LONGEST_SUBJECT).last();
+    let (told, _) = subject.split_at(end.unwrap_or_default());
+    format!("{told}…")
 }
 
 /// Sends a message with a descriptor over a socket.
@@ -137,5 +155,44 @@ pub(crate) fn hand_over(socket: BorrowedFd<'_>, message: &[u8], descriptor: Borr
 impl AsFd for Reporting {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heard(listening: &Listening) -> Fault {
+        match listening.hear() {
+            Heard::Report(Report::Failed(fault), None) => fault,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn of_a_long_subject_whole_characters_are_told_and_the_error_arrives() {
+        let (listening, reporting) = new().unwrap();
+        for character in ["a", "é", "€", "\u{1}"] {
+            let subject = character.repeat(300_000);
+            reporting.fail(&Fault::new("executing the program", &subject, Errno::NAMETOOLONG)).unwrap();
+            let fault = heard(&listening);
+            let told = fault.subject.strip_suffix('…').unwrap();
+            assert!(subject.starts_with(told) && told.len() > LONGEST_SUBJECT - 3, "{} bytes", told.len());
+            assert_eq!((fault.stage.as_str(), fault.errno), ("executing the program", Errno::NAMETOOLONG.raw_os_error()));
+        }
+        let path = "a".repeat(LONGEST_SUBJECT);
+        reporting.fail(&Fault::new("executing the program", &path, Errno::NOENT)).unwrap();
+        assert_eq!(heard(&listening).subject, path);
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_a_fault_and_not_the_end() {
+        let (listening, reporting) = new().unwrap();
+        for message in [&b"{"[..], br#""Danced""#, &[b' '; 2 * LONGEST]] {
+            rustix::io::write(&reporting, message).unwrap();
+            assert_eq!(heard(&listening).errno, Errno::PROTO.raw_os_error());
+        }
+        drop(reporting);
+        assert!(matches!(listening.hear(), Heard::End));
     }
 }

@@ -25,7 +25,7 @@ pub(crate) fn run(user: u32, reporting: &Reporting) -> i32 {
     let queue = match confine(user, reporting) {
         Ok(queue) => queue,
         Err(fault) => {
-            let _ = reporting.report(&Report::Failed(fault));
+            let _ = reporting.fail(&fault);
             return 1;
         }
     };

@@ -95,6 +95,24 @@ fn a_missing_program_is_named() {
 }
 
 #[test]
+fn a_name_that_is_too_long_for_any_program_is_an_error() {
+    if !possible() {
+        return;
+    }
+    let mut pod = Pod::new();
+    let running = pod.plan("sleep 1000");
+    pod.start("running", &running);
+    for name in ["a".repeat(20_000), "a".repeat(300_000), "\u{1}".repeat(3_000)] {
+        let mut plan = pod.plan("");
+        plan.process.arguments = vec![Bytes::from(name.as_str())];
+        let reply = pod.try_start("one", &plan);
+        assert!(matches!(&reply, Reply::Failed(Fault { stage, errno: 36, .. }) if stage.ends_with("the program")), "{reply:?}");
+        let (reply, _streams) = pod.exec("x", "running", process(&[&name]));
+        assert!(matches!(&reply, Reply::Failed(Fault { stage, errno: 36, .. }) if stage.ends_with("the program")), "{reply:?}");
+    }
+}
+
+#[test]
 fn a_step_that_fails_names_its_object() {
     if !possible() {
         return;

@@ -37,7 +37,7 @@ use self::cgroups::Entrances;
 use self::program::Missing;
 use self::root::Root;
 use self::view::View;
-use crate::channel::{Report, Reporting};
+use crate::channel::Reporting;
 use crate::fault::{OrFault, Result};
 use crate::init;
 use crate::protocol::{Exec, Fault};
@@ -199,7 +199,7 @@ fn take_streams([input, output, error]: [&OwnedFd; 3]) -> std::result::Result<()
 
 fn report(fault: &Fault, reporting: &Reporting) -> i32 {
     // If the monitor cannot hear it, it sees that the process ended before it was ready.
-    let _ = reporting.report(&Report::Failed(fault.clone()));
+    let _ = reporting.fail(fault);
     FAILED
 }
 

@@ -52,11 +52,10 @@ fn live(waiting: &OwnedFd, wanted: &Prepare, reporting: &Reporting) -> i32 {
     if read(waiting, &mut [0; 1]) != Ok(1) {
         return 1;
     }
-    let report = match set_parameters(wanted) {
-        Ok(()) => Report::Ready,
-        Err(fault) => Report::Failed(fault),
+    let _ = match set_parameters(wanted) {
+        Ok(()) => reporting.report(&Report::Ready),
+        Err(fault) => reporting.fail(&fault),
     };
-    let _ = reporting.report(&report);
     let _ = read(waiting, &mut [0; 1]);
     0
 }
