@@ -31,6 +31,9 @@ use crate::unwritable::null;
 const READS_PER_TURN: usize = 8;
 /// How long one turn may take: the kernel slows down whoever writes faster than its disk.
 const TURN: Duration = Duration::from_millis(5);
+/// How often a terminal is looked at that nobody has open: the kernel does not tell when somebody opens it, and until then it
+/// says at once of whoever waits for more that there will be none.
+const LOOK: Duration = Duration::from_millis(100);
 /// How many reads empty a pipe that processes left behind go on filling: the largest pipe holds a mebibyte.
 const READS_TO_EMPTY: usize = 64;
 
@@ -59,6 +62,8 @@ pub(crate) struct Container {
     input: Option<OwnedFd>,
     /// The master side of its terminal, if it has one.
     terminal: Option<OwnedFd>,
+    /// When its terminal is to be looked at again, if nobody had it open the last time.
+    look_at: Option<Instant>,
     exit: PathBuf,
     oom: Option<OomSource>,
 }
@@ -113,8 +118,22 @@ impl Container {
     pub(crate) fn new(serial: u64, process: Process, start: Start, pipes: Pipes, log: Log) -> Self {
         let Pipes { input, streams, .. } = pipes;
         let Start { exit, oom, .. } = start;
-        let (phase, entrances, clients) = (Phase::SettingUp, Entrances::default(), Vec::new());
-        Self { serial, process, streams, log, phase, entrances, user: None, may_trace: false, clients, input, terminal: None, exit, oom }
+        Self {
+            serial,
+            process,
+            streams,
+            log,
+            phase: Phase::SettingUp,
+            entrances: Entrances::default(),
+            user: None,
+            may_trace: false,
+            clients: Vec::new(),
+            input,
+            terminal: None,
+            look_at: None,
+            exit,
+            oom,
+        }
     }
 
     /// The same, as its plan has it: with these capabilities, perhaps in a user namespace.
@@ -145,6 +164,17 @@ impl Container {
         tcsetwinsize(terminal, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 })
     }
 
+    /// Until when its streams are not waited for, if that is not over.
+    pub(crate) fn pause(&self, now: Instant) -> Option<Instant> {
+        self.look_at.filter(|at| *at > now)
+    }
+
+    /// The streams of output that are waited for, each with its index.
+    pub(crate) fn output_sources(&self, now: Instant) -> impl Iterator<Item = (usize, BorrowedFd<'_>)> {
+        let streams = if self.pause(now).is_none() { self.streams.as_slice() } else { &[] };
+        streams.iter().map(AsFd::as_fd).enumerate()
+    }
+
     /// What its clients are waited for with: each with its number and side.
     pub(crate) fn client_sources(&self) -> impl Iterator<Item = (u64, Side, BorrowedFd<'_>, PollFlags)> {
         self.clients
@@ -153,8 +183,9 @@ impl Container {
     }
 
     /// Where input goes, if some has to wait until it is taken.
-    pub(crate) fn awaited_input(&self) -> Option<BorrowedFd<'_>> {
-        self.clients.iter().any(Client::is_waiting).then(|| self.input().map(AsFd::as_fd)).flatten()
+    pub(crate) fn awaited_input(&self, now: Instant) -> Option<BorrowedFd<'_>> {
+        let is_awaited = self.pause(now).is_none() && self.clients.iter().any(Client::is_waiting);
+        is_awaited.then(|| self.input().map(AsFd::as_fd)).flatten()
     }
 
     /// Acts on what a client did.
@@ -203,7 +234,13 @@ impl Container {
     }
 
     fn drop_ended_streams(&mut self) {
-        for stream in self.streams.extract_if(.., |stream| stream.ended()) {
+        let lives = self.lives();
+        let has_ended = |stream: &mut Stream| match stream.progress() {
+            Progress::Ended => true,
+            Progress::Deserted => !lives,
+            Progress::More | Progress::Idle => false,
+        };
+        for stream in self.streams.extract_if(.., has_ended) {
             for client in &mut self.clients {
                 client.end(stream.name());
             }
@@ -222,11 +259,11 @@ impl Container {
             let _ = (0..READS_TO_EMPTY).find(|_| self.copy(index, buffers) != Progress::More);
         }
         self.log.finish();
+        let record = ExitRecord { code, at, oom_killed, started_at };
+        self.phase = Phase::Ended(record.clone());
         self.drop_ended_streams();
         // Clients are attached to the program, not to what it left behind.
         (self.clients, self.input, self.terminal) = (Vec::new(), None, None);
-        let record = ExitRecord { code, at, oom_killed, started_at };
-        self.phase = Phase::Ended(record.clone());
         let recorded = exit::record(&self.exit, &record);
         (record, recorded)
     }
@@ -240,10 +277,10 @@ impl Container {
     fn copy(&mut self, index: usize, buffers: &mut Buffers) -> Progress {
         let Some(stream) = self.streams.get_mut(index) else { return Progress::Ended };
         let progress = stream.copy(&mut self.log, buffers);
-        if progress == Progress::More {
-            for client in &mut self.clients {
-                client.give(stream.name(), buffers.read());
-            }
+        match progress {
+            Progress::More => self.clients.iter_mut().for_each(|client| client.give(stream.name(), buffers.read())),
+            Progress::Deserted => self.look_at = Some(Instant::now() + LOOK),
+            Progress::Idle | Progress::Ended => {}
         }
         progress
     }

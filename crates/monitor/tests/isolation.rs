@@ -374,6 +374,46 @@ fn a_terminal_is_the_containers_own() {
     assert_eq!(log.replace('\r', ""), "stdout F /dev/pts/0\nstdout F 1\nstdout F err\nstdout F console\nstdout F 1000\nstdout F x\n");
 }
 
+/// How often a process went to sleep of itself.
+fn sleeps(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn a_terminal_that_nobody_has_open_for_a_while_is_not_given_up() {
+    if !possible() {
+        return;
+    }
+    let mut pod = Pod::new();
+    let mut plan = pod.plan(
+        "/bin/busybox stty -echo; echo before; printf begun; exec >/dev/null 2>&1 </dev/null; until [ -e /tmp/go ]; do /bin/busybox usleep 10000; done; \
+         echo x >/dev/console; read line </dev/console; echo got $line >/dev/console; exit 3",
+    );
+    plan.process.terminal = true;
+    pod.start("one", &plan);
+    pod.await_log("one", "begun");
+    let attach = Attach { container: "one".to_owned(), stdin: true, stdout: true, stderr: false, stdin_once: false };
+    let ((input, mut sends), (mut takes, output)) = (std::io::pipe().unwrap(), std::io::pipe().unwrap());
+    let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null").unwrap();
+    pod.client.send(Request::Attach(attach), &[input.into(), output.into(), null.into()]);
+    assert_eq!(pod.client.reply(), Reply::Done);
+    // More than a terminal takes that nobody reads.
+    std::io::Write::write_all(&mut sends, &[&b"in\n"[..], &[b'y'; 20_000]].concat()).unwrap();
+    let before = sleeps(pod.pid());
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let looks = sleeps(pod.pid()) - before;
+    assert!(looks < 30, "it is looked at {looks} times in a second");
+    let (reply, _streams) = pod.exec("go", "one", process(&["sh", "-c", ": > /tmp/go"]));
+    assert!(matches!(reply, Reply::Started { .. }), "{reply:?}");
+    assert_eq!(pod.client.exit_of("one").code, 3);
+    let log = pod.log("one").replace('\r', "");
+    assert_eq!(log, "stdout F before\nstdout P begun\nstdout F x\nstdout F got in\n");
+    let mut seen = String::new();
+    takes.read_to_string(&mut seen).unwrap();
+    assert_eq!(seen, "x\r\ngot in\r\n");
+}
+
 #[test]
 fn an_exec_has_a_terminal_that_belongs_to_its_user() {
     if !possible() {

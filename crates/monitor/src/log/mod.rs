@@ -52,6 +52,8 @@ pub(crate) enum Progress {
     More,
     /// All that is there was read.
     Idle,
+    /// All that is there was read, and nobody has the terminal open. Somebody may open it yet.
+    Deserted,
     /// Nobody can write any more.
     Ended,
 }
@@ -65,13 +67,14 @@ pub(crate) struct Stream {
     standing: Standing,
     /// Whether its pipe was made wider.
     wide: bool,
-    ended: bool,
+    /// What became of the last read.
+    progress: Progress,
 }
 
 impl Stream {
     /// The stream that is read from `source` and called `name` (`stdout`, `stderr`) in the log.
     pub(crate) fn new(source: OwnedFd, name: &'static str) -> Self {
-        Self { source, name, lines: Lines::default(), standing: Standing::default(), wide: false, ended: false }
+        Self { source, name, lines: Lines::default(), standing: Standing::default(), wide: false, progress: Progress::Idle }
     }
 
     /// What it is called in the log.
@@ -79,9 +82,9 @@ impl Stream {
         self.name
     }
 
-    /// Whether nobody can write to it any more.
-    pub(crate) fn ended(&self) -> bool {
-        self.ended
+    /// What became of the last read.
+    pub(crate) fn progress(&self) -> Progress {
+        self.progress
     }
 
     /// Copies what one read gives.
@@ -89,18 +92,17 @@ impl Stream {
         buffers.input.clear();
         let count = read(&self.source, spare_capacity(&mut buffers.input));
         let mut entries = Entries::new(self.name, &mut self.standing, log, &mut buffers.output);
-        let progress = match count {
+        self.progress = match count {
             Ok(count) if count > 0 => {
                 self.lines.push(&buffers.input, &mut |tag, content| entries.add(tag, content));
                 Progress::More
             }
             Err(Errno::INTR) => Progress::More,
             Err(Errno::AGAIN) => Progress::Idle,
-            // A terminal whose other side is closed answers EIO.
-            Ok(_) | Err(_) => {
-                self.ended = true;
+            closed => {
                 self.lines.finish(&mut |tag, content| entries.add(tag, content));
-                Progress::Ended
+                // Only a terminal answers EIO, and no longer than its other side is closed.
+                if closed == Err(Errno::IO) { Progress::Deserted } else { Progress::Ended }
             }
         };
         entries.flush();
@@ -108,7 +110,7 @@ impl Stream {
             // Not all have one that can be: a terminal has none.
             (_, self.wide) = (fcntl_setpipe_size(&self.source, WIDE), true);
         }
-        progress
+        self.progress
     }
 }
 

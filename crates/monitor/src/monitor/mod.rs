@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use coracle_failpoint::{Point, reach};
 use coracle_sys::signal::SignalQueue;
@@ -33,7 +34,7 @@ use crate::process::Process;
 use crate::protocol::{Event, Fault, Message, Reply};
 
 /// After so long without an event the monitor gives back what memory it can.
-const REST: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+const REST: Duration = Duration::from_secs(1);
 
 /// Runs a monitor on the listening socket that is this process's standard input, until it is told to end.
 pub fn serve() -> ExitCode {
@@ -137,11 +138,13 @@ impl Monitor {
     }
 
     fn run(&mut self) -> Result<()> {
-        let mut rested = false;
+        let mut rest = Some(Instant::now() + REST);
         loop {
-            let ready = self.wait((!rested).then_some(&REST)).or_fault("waiting for", "events")?;
-            rested = ready.is_empty();
-            if rested {
+            let ready = self.wait(rest).or_fault("waiting for", "events")?;
+            let now = Instant::now();
+            if !ready.is_empty() {
+                rest = Some(now + REST);
+            } else if rest.take_if(|rest| *rest <= now).is_some() {
                 self.rest();
             }
             for (source, flags) in ready {
@@ -153,10 +156,15 @@ impl Monitor {
         }
     }
 
-    fn wait(&self, patience: Option<&Timespec>) -> std::result::Result<Vec<(Source, PollFlags)>, Errno> {
+    /// Waits until something happens, it is time to rest, or what was left alone for a while is to be waited for again.
+    fn wait(&self, rest: Option<Instant>) -> std::result::Result<Vec<(Source, PollFlags)>, Errno> {
+        let now = Instant::now();
         let (sources, mut polled): (Vec<Source>, Vec<PollFd<'_>>) =
-            self.sources().map(|(source, descriptor, interest)| (source, PollFd::from_borrowed_fd(descriptor, interest))).unzip();
-        match poll(&mut polled, patience) {
+            self.sources(now).map(|(source, descriptor, interest)| (source, PollFd::from_borrowed_fd(descriptor, interest))).unzip();
+        let pauses = self.containers.values().filter_map(|container| container.pause(now));
+        let patience = pauses.chain(rest).min().map(|end| end.saturating_duration_since(now));
+        let patience = patience.map(|time| Timespec { tv_sec: time.as_secs().cast_signed(), tv_nsec: time.subsec_nanos().into() });
+        match poll(&mut polled, patience.as_ref()) {
             Err(Errno::INTR) => Ok(Vec::new()),
             done => done.map(|_| {
                 let results = sources.iter().zip(&polled).map(|(source, polled)| (*source, polled.revents()));
@@ -165,20 +173,16 @@ impl Monitor {
         }
     }
 
-    fn sources(&self) -> impl Iterator<Item = (Source, BorrowedFd<'_>, PollFlags)> {
+    fn sources(&self, now: Instant) -> impl Iterator<Item = (Source, BorrowedFd<'_>, PollFlags)> {
         let input = PollFlags::IN;
         let listener = (!self.deaf).then(|| (Source::Listener, self.listener.as_fd(), input));
         let outputs = self.containers.values().flat_map(move |container| {
             let serial = container.serial;
-            container
-                .streams
-                .iter()
-                .enumerate()
-                .map(move |(stream, source)| (Source::Output { container: serial, stream }, source.as_fd(), input))
+            container.output_sources(now).map(move |(stream, source)| (Source::Output { container: serial, stream }, source, input))
         });
-        let clients = self.containers.values().flat_map(|container| {
+        let clients = self.containers.values().flat_map(move |container| {
             let serial = container.serial;
-            let input = container.awaited_input().map(|input| (Source::Input { container: serial }, input, PollFlags::OUT));
+            let input = container.awaited_input(now).map(|input| (Source::Input { container: serial }, input, PollFlags::OUT));
             let clients = container.client_sources();
             clients
                 .map(move |(client, side, descriptor, interest)| (Source::Client { container: serial, client, side }, descriptor, interest))
