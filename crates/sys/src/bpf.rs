@@ -38,8 +38,9 @@ struct Attach {
     flags: u32,
 }
 
-/// `union bpf_attr` for `BPF_PROG_QUERY`.
+/// `union bpf_attr` for `BPF_PROG_QUERY`, whole: Linux 6.17 writes `revision` whatever size it is given.
 #[repr(C)]
+#[derive(Default)]
 struct Query {
     target: u32,
     attach_type: u32,
@@ -48,7 +49,13 @@ struct Query {
     program_ids: u64,
     program_count: u32,
     padding: u32,
+    program_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
 }
+
+const _: () = assert!(size_of::<Query>() == 64);
 
 /// Loads a device program; each element is one `struct bpf_insn` in the machine's byte order.
 ///
@@ -97,16 +104,9 @@ pub fn attach_cgroup_device(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>) -> 
 
 /// How many device programs are attached to this very cgroup.
 pub fn count_cgroup_device(cgroup: BorrowedFd<'_>) -> io::Result<u32> {
-    let mut attributes = Query {
-        target: cgroup.as_raw_fd() as u32,
-        attach_type: BPF_CGROUP_DEVICE,
-        query_flags: 0,
-        attach_flags: 0,
-        program_ids: 0,
-        program_count: 0,
-        padding: 0,
-    };
-    // SAFETY: the attributes hold an open descriptor and a null array of length zero: the kernel only counts.
+    let mut attributes = Query { target: cgroup.as_raw_fd() as u32, attach_type: BPF_CGROUP_DEVICE, ..Query::default() };
+    // SAFETY: the attributes hold an open descriptor and null arrays of length zero: the kernel only counts. It writes
+    // within the attributes, whose last field is the last one that a query has.
     unsafe { bpf(BPF_PROG_QUERY, &mut attributes) }?;
     Ok(attributes.program_count)
 }
