@@ -36,6 +36,9 @@ use crate::protocol::{Event, Fault, Message, Reply};
 /// After so long without an event the monitor gives back what memory it can.
 const REST: Duration = Duration::from_secs(1);
 
+/// How long nobody is accepted after that has failed for want of descriptors or memory.
+const DEAF: Duration = Duration::from_secs(1);
+
 /// Runs a monitor on the listening socket that is this process's standard input, until it is told to end.
 pub fn serve() -> ExitCode {
     match Monitor::new().and_then(|mut monitor| monitor.run()) {
@@ -83,8 +86,8 @@ enum Source {
 #[derive(Debug)]
 struct Monitor {
     listener: OwnedFd,
-    /// Whether accepting failed for want of descriptors or memory: tried again after a rest.
-    deaf: bool,
+    /// Until when nobody is accepted, since that failed for want of descriptors or memory.
+    deaf_until: Option<Instant>,
     signals: SignalQueue,
     connections: BTreeMap<u64, Connection>,
     pod: Pod,
@@ -123,7 +126,7 @@ impl Monitor {
         reach(Point::MonitorStart);
         Ok(Self {
             listener,
-            deaf: false,
+            deaf_until: None,
             signals,
             connections: BTreeMap::new(),
             pod: Pod::default(),
@@ -161,7 +164,7 @@ impl Monitor {
         let now = Instant::now();
         let (sources, mut polled): (Vec<Source>, Vec<PollFd<'_>>) =
             self.sources(now).map(|(source, descriptor, interest)| (source, PollFd::from_borrowed_fd(descriptor, interest))).unzip();
-        let pauses = self.containers.values().filter_map(|container| container.pause(now));
+        let pauses = self.containers.values().filter_map(|container| container.pause(now)).chain(self.pause(now));
         let patience = pauses.chain(rest).min().map(|end| end.saturating_duration_since(now));
         let patience = patience.map(|time| Timespec { tv_sec: time.as_secs().cast_signed(), tv_nsec: time.subsec_nanos().into() });
         match poll(&mut polled, patience.as_ref()) {
@@ -173,9 +176,14 @@ impl Monitor {
         }
     }
 
+    /// Until when nobody is accepted, if that is not over.
+    fn pause(&self, now: Instant) -> Option<Instant> {
+        self.deaf_until.filter(|end| *end > now)
+    }
+
     fn sources(&self, now: Instant) -> impl Iterator<Item = (Source, BorrowedFd<'_>, PollFlags)> {
         let input = PollFlags::IN;
-        let listener = (!self.deaf).then(|| (Source::Listener, self.listener.as_fd(), input));
+        let listener = self.pause(now).is_none().then(|| (Source::Listener, self.listener.as_fd(), input));
         let outputs = self.containers.values().flat_map(move |container| {
             let serial = container.serial;
             container.output_sources(now).map(move |(stream, source)| (Source::Output { container: serial, stream }, source, input))
@@ -226,7 +234,6 @@ impl Monitor {
     }
 
     fn rest(&mut self) {
-        self.deaf = false;
         self.tell_losses(true);
         self.buffers = None;
         coracle_sys::heap::give_back();
@@ -244,7 +251,7 @@ impl Monitor {
                 }
             }
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
-            Err(_) => self.deaf = true,
+            Err(_) => self.deaf_until = Some(Instant::now() + DEAF),
         }
     }
 
