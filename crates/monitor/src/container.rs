@@ -144,12 +144,13 @@ impl Container {
     }
 
     /// Takes the master side of the terminal that the container made for itself.
-    pub(crate) fn take_terminal(&mut self, master: OwnedFd) {
+    pub(crate) fn take_terminal(&mut self, master: Option<OwnedFd>) -> std::result::Result<(), Errno> {
+        let master = master.ok_or(Errno::BADF)?;
         // A client on the other side set it not to block, but that side is not trusted with it.
-        if ioctl_fionbio(&master, true).is_ok() {
-            self.terminal = fcntl_dupfd_cloexec(&master, 3).ok();
-            self.streams.push(Stream::new(master, "stdout"));
-        }
+        ioctl_fionbio(&master, true)?;
+        self.terminal = Some(fcntl_dupfd_cloexec(&master, 3)?);
+        self.streams.push(Stream::new(master, "stdout"));
+        Ok(())
     }
 
     /// Attaches a client.

@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::fs;
 use std::path::Path;
 
+use coracle_monitor::protocol::*;
+use coracle_plan::*;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, Resource, getrlimit, prlimit};
 
 mod common;
@@ -44,4 +48,35 @@ fn a_monitor_that_had_no_descriptors_left_hears_newcomers_again_whatever_its_con
     pod.await_log("one", "F \nstdout F \nstdout F ");
     drop(full);
     assert_eq!(newcomer.states().len(), 1);
+}
+
+#[test]
+fn a_start_whose_descriptors_find_no_room_fails() {
+    if !possible() {
+        return;
+    }
+    let mut pod = Pod::new();
+    assert_eq!(pod.prepare(|prepare| prepare.share_pid = true), Reply::Done);
+    for (id, stage) in [("moves", "receiving the handle of process"), ("terminal", "taking the terminal of container")] {
+        let mut plan = pod.plan("sleep 1000");
+        match id {
+            "moves" => plan.namespaces.pid = PidNamespace::Pod,
+            _ => plan.process.terminal = true,
+        }
+        // It waits in its set-up until somebody reads from this pipe.
+        let pipe = pod.path(id);
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        plan.cgroups.join.push(pipe.clone());
+        let file = pod.path(&format!("{id}.plan"));
+        fs::write(&file, serde_json::to_vec(&plan).unwrap()).unwrap();
+        let start = Start { container: id.to_owned(), plan: file, exit: pod.path("exit"), log: None, stdin: false, oom: None };
+        let call = pod.client.send(Request::Start(start), &[]);
+        assert_eq!(pod.client.states().len(), 1);
+        let full = Full::new(&pod);
+        let _reader = fs::File::open(pipe).unwrap();
+        let reply = pod.client.reply_to(call);
+        drop(full);
+        assert!(matches!(&reply, Reply::Failed(fault) if fault.stage == stage && fault.errno == 9), "{reply:?}");
+        assert_eq!(pod.client.states(), []);
+    }
 }

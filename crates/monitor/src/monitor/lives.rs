@@ -9,6 +9,7 @@ use super::{Asker, Monitor, note};
 use crate::channel::{Heard, Listening, Report};
 use crate::container::{Container, Phase};
 use crate::exit;
+use crate::fault::OrFault;
 use crate::log::{Buffers, time};
 use crate::process::Process;
 use crate::protocol::{Answer, Event, Fault, Reply, Target};
@@ -55,6 +56,11 @@ impl Launch {
         matches!(&self.target, Target::Container(id) if id == container)
     }
 
+    /// It cannot go on. What came first is told: the rest may follow from it.
+    fn fail(&mut self, fault: Fault) {
+        self.fault.get_or_insert(fault);
+    }
+
     /// One more waits for the outcome.
     pub(super) fn join(&mut self, asker: Asker) {
         self.askers.push(asker);
@@ -68,17 +74,21 @@ impl Monitor {
             match launch.listening.hear() {
                 Heard::Nothing => return,
                 Heard::Report(Report::Ready, _) => launch.ready = true,
-                Heard::Report(Report::Failed(fault), _) => launch.fault = Some(fault),
+                Heard::Report(Report::Failed(fault), _) => launch.fail(fault),
                 Heard::Report(Report::Moved { pid: next }, handle) if !launch.moved => {
-                    if let Some(process) = handle.and_then(|handle| Process::moved(next, handle).ok()) {
-                        self.move_launch(&mut pid, process);
+                    let handle = handle.ok_or(Errno::BADF).or_fault("receiving the handle of process", next);
+                    match handle.and_then(|handle| Process::moved(next, handle)) {
+                        Ok(process) => self.move_launch(&mut pid, process),
+                        // The end of the one that was made would be taken for the program's.
+                        Err(fault) => launch.fail(fault),
                     }
                 }
                 Heard::Report(Report::Terminal, master) => {
-                    if let (Target::Container(id), Some(master)) = (&launch.target, master)
+                    if let Target::Container(id) = &launch.target
                         && let Some(container) = self.containers.get_mut(id)
+                        && let Err(fault) = container.take_terminal(master).or_fault("taking the terminal of container", id)
                     {
-                        container.take_terminal(master);
+                        launch.fail(fault);
                     }
                 }
                 // Nobody who goes on in another's place has news of this kind: it is one whom a container has led astray.
@@ -166,7 +176,7 @@ impl Monitor {
         if let Some(launch) = self.launches.get_mut(&pid) {
             let (Target::Container(name) | Target::Exec(name)) = &launch.target;
             let starved = self.containers.get(name).is_some_and(Container::is_oom_killed);
-            launch.fault = Some(if starved {
+            launch.fail(if starved {
                 Fault::new("setting up, within its memory limit, container", name, Errno::NOMEM)
             } else {
                 let subject = format!("{name}: its process ended with {code} before the program was executed");
