@@ -60,6 +60,8 @@ pub(crate) struct Container {
     clients: Vec<Client>,
     /// The writing side of its standard input, kept open for clients.
     input: Option<OwnedFd>,
+    /// Whether it is to have a terminal and has not made it yet.
+    awaits_terminal: bool,
     /// The master side of its terminal, if it has one.
     terminal: Option<OwnedFd>,
     /// When its terminal is to be looked at again, if nobody had it open the last time.
@@ -129,6 +131,7 @@ impl Container {
             may_trace: false,
             clients: Vec::new(),
             input,
+            awaits_terminal: false,
             terminal: None,
             look_at: None,
             exit,
@@ -136,15 +139,18 @@ impl Container {
         }
     }
 
-    /// The same, as its plan has it: with these capabilities, perhaps in a user namespace.
+    /// The same, as its plan has it: with these capabilities, perhaps in a user namespace, perhaps with a terminal.
     pub(crate) fn planned(self, plan: Plan) -> Self {
         let capabilities = &plan.process.capabilities;
         let may_trace = (capabilities.bounding | capabilities.permitted | capabilities.effective) & CapabilitySet::SYS_PTRACE.bits() != 0;
-        Self { user: plan.namespaces.user, may_trace, ..self }
+        Self { user: plan.namespaces.user, may_trace, awaits_terminal: plan.process.terminal, ..self }
     }
 
-    /// Takes the master side of the terminal that the container made for itself.
+    /// Takes the master side of the terminal that the container made for itself, once, if it is to have one.
     pub(crate) fn take_terminal(&mut self, master: Option<OwnedFd>) -> std::result::Result<(), Errno> {
+        if !std::mem::take(&mut self.awaits_terminal) {
+            return Ok(());
+        }
         let master = master.ok_or(Errno::BADF)?;
         // A client on the other side set it not to block, but that side is not trusted with it.
         ioctl_fionbio(&master, true)?;
@@ -306,5 +312,33 @@ impl Container {
 impl AsFd for Container {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.process.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{PidfdFlags, getpid, pidfd_open};
+
+    use super::*;
+
+    fn file() -> OwnedFd {
+        tempfile::tempfile().unwrap().into()
+    }
+
+    #[test]
+    fn a_terminal_is_taken_once_and_only_where_there_is_to_be_one() {
+        let process = Process::new(getpid(), pidfd_open(getpid(), PidfdFlags::empty()).unwrap());
+        let start = Start { container: "c".to_owned(), plan: PathBuf::new(), exit: PathBuf::new(), log: None, stdin: false, oom: None };
+        let pipes = Pipes { theirs: Streams { input: file(), output: file(), error: file() }, input: None, streams: Vec::new() };
+        let mut container = Container::new(1, process, start, pipes, Log::open(None).unwrap());
+        for (awaits_terminal, streams) in [(false, 0), (true, 1)] {
+            container.awaits_terminal = awaits_terminal;
+            for _ in 0..3 {
+                container.take_terminal(Some(file())).unwrap();
+                assert_eq!((container.streams.len(), container.terminal.is_some()), (streams, awaits_terminal));
+            }
+        }
+        container.awaits_terminal = true;
+        assert_eq!(container.take_terminal(None), Err(Errno::BADF));
     }
 }
