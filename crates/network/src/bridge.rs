@@ -69,22 +69,22 @@ impl Bridge {
         self.run("checking the bridge", |shared| shared.standing().map(drop)).await.map_err(|error| error.to_string())
     }
 
-    /// Lends the next free address.
+    /// Lends a pod the next free address, in place of the one that it has.
     ///
     /// # Errors
     /// Of the kind `Exhausted` when the subnet has none.
-    pub fn lease(&self) -> Result<Lease> {
-        self.shared.leases().lease()
+    pub fn lease(&self, pod: &PodId) -> Result<Lease> {
+        self.shared.leases().lease(pod)
     }
 
-    /// Takes over a lease that a pod's record holds.
-    pub fn adopt(&self, lease: &Lease) {
-        self.shared.leases().adopt(lease);
+    /// Takes over the lease that a pod has according to its record.
+    pub fn adopt(&self, pod: &PodId, lease: &Lease) {
+        self.shared.leases().adopt(pod, lease);
     }
 
-    /// Takes an address back; one that is not lent stays as it is.
-    pub fn release(&self, lease: &Lease) {
-        self.shared.leases().release(lease);
+    /// Takes back the address that a pod has, if it has one.
+    pub fn release(&self, pod: &PodId) {
+        self.shared.leases().release(pod);
     }
 
     /// Claims the ports of the node that a pod asks for, until [`Self::detach`].

@@ -1,10 +1,10 @@
 //! Which pod has which address. Pure: what is leased is held in memory and rebuilt from the pods' records;
 //! there is no lease file.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
 
-use coracle_domain::{Failure, FailureKind, Result};
+use coracle_domain::{Failure, FailureKind, PodId, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::Subnet;
@@ -34,7 +34,8 @@ pub(crate) struct Allocator {
     subnet: Subnet,
     /// The number of the address to try next.
     cursor: u32,
-    leased: HashMap<Ipv4Addr, Lease>,
+    /// By holder. Records that were damaged may give two pods the same address; it is free when neither has it.
+    leased: HashMap<PodId, Lease>,
 }
 
 impl Allocator {
@@ -55,17 +56,18 @@ impl Allocator {
         self.leased.values().filter_map(Lease::subnet).chain([self.subnet]).collect()
     }
 
-    /// Lends the next free address.
+    /// Lends a pod the next free address, in place of the one that it has.
     ///
     /// # Errors
     /// [`FailureKind::Exhausted`] when there is none.
-    pub(crate) fn lease(&mut self) -> Result<Lease> {
+    pub(crate) fn lease(&mut self, pod: &PodId) -> Result<Lease> {
+        let taken: HashSet<Ipv4Addr> = self.leased.values().map(|lease| lease.address).collect();
         for _ in 0..self.subnet.capacity() {
             let address = self.subnet.pod_address(self.cursor);
             self.cursor = (self.cursor + 1) % self.subnet.capacity();
-            if !self.leased.contains_key(&address) {
+            if !taken.contains(&address) {
                 let lease = Lease { address, prefix: self.subnet.prefix(), gateway: self.subnet.gateway() };
-                self.leased.insert(address, lease);
+                self.leased.insert(pod.clone(), lease);
                 return Ok(lease);
             }
         }
@@ -74,24 +76,22 @@ impl Allocator {
         Err(failure.hint("remove pods, or give the node a larger pod subnet").into())
     }
 
-    /// Takes over a lease that a record holds.
-    pub(crate) fn adopt(&mut self, lease: &Lease) {
-        self.leased.insert(lease.address, *lease);
+    /// Takes over the lease that a pod has according to its record.
+    pub(crate) fn adopt(&mut self, pod: &PodId, lease: &Lease) {
+        self.leased.insert(pod.clone(), *lease);
         if let Some(number) = self.subnet.pod_number(lease.address) {
             self.cursor = self.cursor.max((number + 1) % self.subnet.capacity());
         }
     }
 
-    /// Takes an address back; one that is not lent stays as it is.
-    pub(crate) fn release(&mut self, lease: &Lease) {
-        self.leased.remove(&lease.address);
+    /// Takes back the address that a pod has. It may have none any more, and another pod what was its.
+    pub(crate) fn release(&mut self, pod: &PodId) {
+        self.leased.remove(pod);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use coracle_domain::Error;
     use proptest::prelude::*;
 
@@ -101,12 +101,16 @@ mod tests {
         Allocator::new(subnet.parse().unwrap())
     }
 
+    fn pod(seed: u8) -> PodId {
+        PodId::from_entropy([seed; 32])
+    }
+
     #[test]
     fn an_address_rests_until_all_others_were_lent() {
         let mut allocator = allocator("10.9.0.0/29");
-        let first = allocator.lease().unwrap();
-        allocator.release(&first);
-        let later: Vec<_> = (0..5).map(|_| allocator.lease().unwrap().address).collect();
+        let first = allocator.lease(&pod(1)).unwrap();
+        allocator.release(&pod(1));
+        let later: Vec<_> = (2..7).map(|seed| allocator.lease(&pod(seed)).unwrap().address).collect();
         assert_eq!(first.address, Ipv4Addr::new(10, 9, 0, 2));
         assert_eq!(later, [3, 4, 5, 6, 2].map(|last| Ipv4Addr::new(10, 9, 0, last)));
     }
@@ -114,67 +118,96 @@ mod tests {
     #[test]
     fn an_exhausted_subnet_is_named() {
         let mut allocator = allocator("10.9.0.0/30");
-        allocator.lease().unwrap();
-        let error = allocator.lease().unwrap_err();
+        allocator.lease(&pod(1)).unwrap();
+        let error = allocator.lease(&pod(2)).unwrap_err();
         assert!(error.to_string().contains("10.9.0.0/30"), "{error}");
         assert!(matches!(error, Error::Failed(Failure { kind: FailureKind::Exhausted, .. })));
+    }
+
+    #[test]
+    fn who_gives_an_address_back_twice_takes_it_from_nobody() {
+        let mut allocator = allocator("10.9.0.0/30");
+        let lease = allocator.lease(&pod(1)).unwrap();
+        allocator.release(&pod(1));
+        assert_eq!(allocator.lease(&pod(2)).unwrap(), lease);
+        allocator.release(&pod(1));
+        allocator.lease(&pod(3)).unwrap_err();
+    }
+
+    #[test]
+    fn an_address_that_two_records_hold_is_free_when_both_pods_are_gone() {
+        let mut allocator = allocator("10.9.0.0/30");
+        let lease = allocator.lease(&pod(1)).unwrap();
+        allocator.adopt(&pod(2), &lease);
+        for holder in [pod(2), pod(1)] {
+            allocator.lease(&pod(3)).unwrap_err();
+            allocator.release(&holder);
+        }
+        assert_eq!(allocator.lease(&pod(3)).unwrap(), lease);
     }
 
     #[test]
     fn an_adopted_address_is_not_lent_again_and_rotation_goes_on_behind_it() {
         let mut allocator = allocator("10.9.0.0/24");
         let adopted = Lease { address: Ipv4Addr::new(10, 9, 0, 40), prefix: 24, gateway: Ipv4Addr::new(10, 9, 0, 1) };
-        allocator.adopt(&adopted);
-        assert_eq!(allocator.lease().unwrap().address, Ipv4Addr::new(10, 9, 0, 41));
+        allocator.adopt(&pod(1), &adopted);
+        assert_eq!(allocator.lease(&pod(2)).unwrap().address, Ipv4Addr::new(10, 9, 0, 41));
     }
 
     #[test]
     fn a_subnet_stays_until_its_last_lease_is_released() {
         let mut allocator = allocator("10.9.0.0/24");
-        let old = allocator.lease().unwrap();
+        allocator.lease(&pod(1)).unwrap();
         allocator.set_subnet("10.10.0.0/24".parse().unwrap());
         assert_eq!(allocator.subnets().len(), 2);
-        assert_eq!(allocator.lease().unwrap().gateway, Ipv4Addr::new(10, 10, 0, 1));
-        allocator.release(&old);
-        allocator.release(&old);
+        assert_eq!(allocator.lease(&pod(2)).unwrap().gateway, Ipv4Addr::new(10, 10, 0, 1));
+        allocator.release(&pod(1));
         assert_eq!(allocator.subnets().into_iter().collect::<Vec<_>>(), [allocator.subnet]);
     }
 
     #[derive(Debug, Clone)]
     enum Step {
-        Lease,
-        Release(usize),
-        Adopt(u8),
+        Lease(u8),
+        Release(u8),
+        Adopt(u8, u8),
     }
 
+    /// What happens to some of a few more pods than there are addresses.
     fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![3 => Just(Step::Lease), 2 => any::<usize>().prop_map(Step::Release), 1 => (2u8..=14).prop_map(Step::Adopt)]
+        let pods = 0u8..16;
+        prop_oneof![
+            3 => pods.clone().prop_map(Step::Lease),
+            2 => pods.clone().prop_map(Step::Release),
+            1 => (pods, 2u8..=14).prop_map(|(pod, last)| Step::Adopt(pod, last)),
+        ]
     }
 
     proptest! {
         #[test]
         fn the_allocator_lends_what_is_free_and_nothing_else(steps in proptest::collection::vec(step(), 0..80)) {
             let mut allocator = allocator("10.9.0.0/28");
-            let free: HashSet<Ipv4Addr> = (2..=14).map(|last| Ipv4Addr::new(10, 9, 0, last)).collect();
-            let mut model: Vec<Lease> = Vec::new();
+            let pool: HashSet<Ipv4Addr> = (2..=14).map(|last| Ipv4Addr::new(10, 9, 0, last)).collect();
+            let mut model: HashMap<u8, Ipv4Addr> = HashMap::new();
             for step in steps {
                 match step {
-                    Step::Lease => match allocator.lease() {
-                        Ok(lease) => {
-                            prop_assert!(free.contains(&lease.address));
-                            prop_assert!(model.iter().all(|other| other.address != lease.address));
-                            model.push(lease);
+                    Step::Lease(seed) => {
+                        let free: HashSet<_> = pool.iter().filter(|address| !model.values().any(|taken| taken == *address)).collect();
+                        match allocator.lease(&pod(seed)) {
+                            Ok(lease) => {
+                                prop_assert!(free.contains(&lease.address));
+                                model.insert(seed, lease.address);
+                            }
+                            Err(_) => prop_assert!(free.is_empty()),
                         }
-                        Err(_) => prop_assert_eq!(model.len(), free.len()),
-                    },
-                    Step::Release(which) if !model.is_empty() => allocator.release(&model.swap_remove(which % model.len())),
-                    Step::Release(_) => {}
-                    Step::Adopt(last) => {
+                    }
+                    Step::Release(seed) => {
+                        allocator.release(&pod(seed));
+                        model.remove(&seed);
+                    }
+                    Step::Adopt(seed, last) => {
                         let lease = Lease { address: Ipv4Addr::new(10, 9, 0, last), prefix: 28, gateway: Ipv4Addr::new(10, 9, 0, 1) };
-                        allocator.adopt(&lease);
-                        if !model.contains(&lease) {
-                            model.push(lease);
-                        }
+                        allocator.adopt(&pod(seed), &lease);
+                        model.insert(seed, lease.address);
                     }
                 }
             }

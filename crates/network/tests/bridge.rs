@@ -14,7 +14,7 @@ use std::os::fd::AsFd;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{Namespace, Pod, connect, dial, eventually, link_exists, neighbour, on_a_host, run};
+use common::{Pod, connect, dial, eventually, link_exists, neighbour, on_a_host, run};
 use coracle_domain::{Error, PodId};
 use coracle_network::{Bridge, BridgeConfig, POD_INTERFACE, host_link_name, interfaces_of};
 
@@ -83,7 +83,7 @@ fn a_second_attempt_replaces_what_the_first_left() {
     on_a_host(|| async {
         let bridge = bridge("10.87.0.0/16");
         let (pod, other) = (Pod::attached(&bridge, 1).await, Pod::attached(&bridge, 2).await);
-        let retry = Pod { lease: bridge.lease().unwrap(), ..pod };
+        let retry = Pod { lease: bridge.lease(&pod.id).unwrap(), ..pod };
         retry.attach(&bridge).await;
         connect(&other.namespace, &retry.namespace, retry.lease.address);
         let addresses = retry.namespace.inside(|| run("ip", &["-4", "-o", "addr", "show", POD_INTERFACE]));
@@ -155,7 +155,7 @@ fn pods_of_an_earlier_subnet_live_on() {
         connect(&old.namespace, &new.namespace, new.lease.address);
         connect(&new.namespace, &old.namespace, old.lease.address);
         assert_eq!(run("nft", &["list", "ruleset"]).matches("masquerade").count(), 2);
-        bridge.release(&old.lease);
+        bridge.release(&old.id);
         bridge.set_subnet("10.99.3.0/24").await.unwrap();
         assert!(!run("nft", &["list", "ruleset"]).contains("10.87.0.0"));
         assert!(!run("ip", &["addr", "show", "coracle0"]).contains("10.87.0.1"));
@@ -171,7 +171,7 @@ fn a_pod_cidr_without_ipv4_is_refused_and_changes_nothing() {
             assert!(matches!(error, Error::Refused(_)), "{bad}: {error}");
         }
         bridge.set_subnet("").await.unwrap();
-        assert_eq!(bridge.lease().unwrap().gateway, Ipv4Addr::new(10, 87, 0, 1));
+        assert_eq!(bridge.lease(&PodId::from_entropy([1; 32])).unwrap().gateway, Ipv4Addr::new(10, 87, 0, 1));
     });
 }
 
@@ -189,7 +189,7 @@ fn a_link_that_is_no_bridge_is_left_alone_and_named() {
 fn a_failed_attachment_names_its_step_and_leaves_nothing() {
     on_a_host(|| async {
         let bridge = bridge("10.87.0.0/16");
-        let pod = Pod { lease: bridge.lease().unwrap(), id: PodId::from_entropy([1; 32]), namespace: Namespace::new() };
+        let pod = Pod::unattached(&bridge, 1);
         let file = fs::File::open("/proc/version").unwrap();
         let error = bridge.attach(&pod.id, file.as_fd(), &pod.lease).await.unwrap_err();
         assert!(error.to_string().contains("entering the network namespace"), "{error}");
@@ -265,7 +265,7 @@ fn how_long_an_attachment_takes() {
         let mut pods = Vec::new();
         let mut times: Vec<Duration> = Vec::new();
         for seed in 0..60 {
-            let pod = Pod { lease: bridge.lease().unwrap(), id: PodId::from_entropy([seed; 32]), namespace: Namespace::new() };
+            let pod = Pod::unattached(&bridge, seed);
             let before = Instant::now();
             pod.attach(&bridge).await;
             times.push(before.elapsed());

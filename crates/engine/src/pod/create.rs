@@ -104,7 +104,7 @@ impl Owner {
     /// Takes an address and the host ports asked for. They are on record before they are used.
     async fn take_lease(&mut self) -> Result<()> {
         if self.record.request.network == NetworkMode::Pod {
-            let lease = self.shared.network.lease()?;
+            let lease = self.shared.network.lease(&self.record.id)?;
             self.record.lease = Some(lease);
             self.shared.network.claim_ports(&self.record.port_request(&lease))?;
         }

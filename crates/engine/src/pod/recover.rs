@@ -155,7 +155,7 @@ fn find(shared: &Arc<Shared>, id: &PodId) -> Finding {
         Err(error) => return Finding::Unreadable(error.to_string()),
     };
     if let Some(lease) = &record.lease {
-        shared.network.adopt(lease);
+        shared.network.adopt(id, lease);
     }
     if record.phase == PodPhase::Creating {
         return Finding::HalfMade(Subject::of(&record));

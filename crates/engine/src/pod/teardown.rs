@@ -13,7 +13,6 @@ use coracle_cgroup::{Hierarchy, Location};
 use coracle_domain::{ContainerId, During, Error, PodId, Result};
 use coracle_failpoint::{Point, reach};
 use coracle_monitor::client::{LOG, Monitor};
-use coracle_network::Lease;
 use rustix::mount::UnmountFlags;
 use tracing::{info, warn};
 
@@ -35,7 +34,6 @@ pub(crate) struct Subject {
     /// Whether `cgroup_parent` is not what was asked for, but not known.
     parent_lost: bool,
     monitor: Option<MonitorIdentity>,
-    lease: Option<Lease>,
 }
 
 impl Subject {
@@ -47,13 +45,12 @@ impl Subject {
             cgroup_parent: record.request.cgroup_parent.clone(),
             parent_lost: false,
             monitor: record.monitor.clone(),
-            lease: record.lease,
         }
     }
 
     /// A pod of which there is only a directory.
     pub(crate) fn found(id: PodId) -> Self {
-        Self { id, containers: Vec::new(), cgroup_parent: None, parent_lost: true, monitor: None, lease: None }
+        Self { id, containers: Vec::new(), cgroup_parent: None, parent_lost: true, monitor: None }
     }
 
     /// The cgroup of one of its containers.
@@ -99,8 +96,8 @@ impl<'a> Teardown<'a> {
         faults.note(self.end_monitor().await);
         let detached = self.shared.network.detach(&self.subject.id).await;
         // An address that host ports still lead to is nobody else's yet.
-        if let (Ok(()), Some(lease)) = (&detached, &self.subject.lease) {
-            self.shared.network.release(lease);
+        if detached.is_ok() {
+            self.shared.network.release(&self.subject.id);
         }
         faults.note(detached);
         faults.note(self.unmount());

@@ -80,9 +80,16 @@ pub(crate) struct Pod {
 impl Pod {
     /// A pod that is attached.
     pub(crate) async fn attached(bridge: &Bridge, seed: u8) -> Self {
-        let pod = Self { id: PodId::from_entropy([seed; 32]), namespace: Namespace::new(), lease: bridge.lease().unwrap() };
+        let pod = Self::unattached(bridge, seed);
         pod.attach(bridge).await;
         pod
+    }
+
+    /// A pod that has an address and is to be attached.
+    pub(crate) fn unattached(bridge: &Bridge, seed: u8) -> Self {
+        let id = PodId::from_entropy([seed; 32]);
+        let lease = bridge.lease(&id).unwrap();
+        Self { id, namespace: Namespace::new(), lease }
     }
 
     pub(crate) async fn attach(&self, bridge: &Bridge) {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use coracle_domain::{PodId, PodMetadata, PortMapping, Protocol};
+use coracle_domain::{PodMetadata, PortMapping, Protocol};
 use coracle_network::{Bridge, BridgeConfig, PortRequest, host_link_name};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, ipproto, socket};
 
@@ -40,7 +40,7 @@ fn request<'a>(pod: &'a Pod, metadata: &'a PodMetadata, ports: &'a [PortMapping]
 
 /// A pod that has claimed ports and is not attached yet.
 fn claimant(bridge: &Bridge, seed: u8, ports: &[PortMapping]) -> Pod {
-    let pod = Pod { id: PodId::from_entropy([seed; 32]), namespace: Namespace::new(), lease: bridge.lease().unwrap() };
+    let pod = Pod::unattached(bridge, seed);
     bridge.claim_ports(&request(&pod, &metadata(), ports)).unwrap();
     pod
 }
@@ -338,7 +338,7 @@ fn a_port_is_another_pods_only_when_the_first_is_gone() {
         let bridge = bridge();
         let ports = [mapping(Protocol::Tcp, None, 8080, 80)];
         let first = attached(&bridge, 1, &ports).await;
-        let second = Pod { id: PodId::from_entropy([2; 32]), namespace: Namespace::new(), lease: bridge.lease().unwrap() };
+        let second = Pod::unattached(&bridge, 2);
         let (metadata, before) = (metadata(), rules());
         let error = bridge.claim_ports(&request(&second, &metadata, &ports)).unwrap_err().to_string();
         assert!(error.contains("8080/tcp") && error.contains(first.id.short()), "{error}");
@@ -392,7 +392,7 @@ fn the_next_daemon_makes_the_rules_those_of_the_living() {
         run("nft", &["delete", "element", "ip", "coracle_coracle0", "ports", "{ tcp . 8080 }"]);
 
         let after = bridge();
-        after.adopt(&living.lease);
+        after.adopt(&living.id, &living.lease);
         after.adopt_ports(&request(&living, &metadata, &ports[0])).unwrap();
         let doomed = request(&gone, &metadata, &ports[1]);
         after.adopt_ports(&doomed).unwrap();
