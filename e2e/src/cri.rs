@@ -74,6 +74,13 @@ impl Cri {
         Ok(self.runtime().version(request).await?.into_inner())
     }
 
+    /// UpdateRuntimeConfig, with addresses for pods.
+    pub async fn set_pod_cidr(&self, cidr: &str) -> Result<(), Status> {
+        let network = api::NetworkConfig { pod_cidr: cidr.to_owned() };
+        let config = api::RuntimeConfig { network_config: Some(network) };
+        self.runtime().update_runtime_config(api::UpdateRuntimeConfigRequest { runtime_config: Some(config) }).await.map(drop)
+    }
+
     /// RunPodSandbox; the pod's id.
     pub async fn run_pod(&self, config: &api::PodSandboxConfig, handler: &str) -> Result<String, Status> {
         let request = api::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: handler.to_owned() };

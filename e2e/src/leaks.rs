@@ -164,11 +164,16 @@ impl Footprint {
         objects.filter_map(|object| object["map"]["elem"].as_array()).flatten().map(words).collect()
     }
 
+    /// The file that holds the subnet that a kubelet gave.
+    pub fn subnet(&self) -> PathBuf {
+        self.state.join("subnet.json")
+    }
+
     /// What has come into the state directory since the first pod (files, sockets, and directories named for
-    /// an id), and directories of pods and containers.
+    /// an id), and directories of pods and containers. The subnet is the node's.
     fn pod_files(&self, before: &BTreeSet<PathBuf>) -> Vec<PathBuf> {
-        let mut found: BTreeSet<PathBuf> =
-            tree(&self.state).difference(before).filter(|path| !path.is_dir() || has_id(path)).cloned().collect();
+        let is_pods = |path: &&PathBuf| **path != self.subnet() && (!path.is_dir() || has_id(path));
+        let mut found: BTreeSet<PathBuf> = tree(&self.state).difference(before).filter(is_pods).cloned().collect();
         for directory in [self.state.join("pods"), self.storage.join("containers")] {
             found.extend(fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()));
         }

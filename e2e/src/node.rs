@@ -38,7 +38,7 @@ pub struct Node {
     daemon: Option<Daemon>,
     installation: Installation,
     scratch: TempDir,
-    _subnet: Subnet,
+    subnet: Subnet,
     pods: Mutex<Vec<String>>,
     state_before: BTreeSet<PathBuf>,
     finished: bool,
@@ -108,7 +108,7 @@ impl Node {
             daemon: None,
             installation,
             scratch,
-            _subnet: subnet,
+            subnet,
             pods: Mutex::default(),
             state_before: BTreeSet::new(),
             finished: false,
@@ -124,6 +124,11 @@ impl Node {
     /// The scratch directory.
     pub fn scratch(&self) -> &Path {
         self.scratch.path()
+    }
+
+    /// A part of the node's subnet, for a kubelet to give: the last octet of its first address, and its prefix length.
+    pub fn part_of_subnet(&self, first: u8, prefix: u8) -> String {
+        self.subnet.part(first, prefix)
     }
 
     /// The path of a file of the host's that nobody inside a container may see.

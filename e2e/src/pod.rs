@@ -1,6 +1,7 @@
 //! Pods and containers in the hands of a test. Methods panic where the call fails; a test that expects a
 //! failure asks [`Cri`] itself, or uses the `try_` methods.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use k8s_cri::v1::{self as api, ContainerState};
@@ -76,6 +77,12 @@ impl Pod {
     /// The pod's address.
     pub async fn address(&self) -> String {
         self.status().await.network.map(|network| network.ip).unwrap_or_default()
+    }
+
+    /// Where in the node's subnet the pod is.
+    pub async fn last_octet(&self) -> u8 {
+        let address: Ipv4Addr = self.address().await.parse().expect("a pod has an address");
+        address.octets()[3]
     }
 
     /// StopPodSandbox.

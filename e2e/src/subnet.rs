@@ -33,7 +33,12 @@ impl Subnet {
 
     /// In CIDR notation.
     pub(crate) fn cidr(&self) -> String {
-        format!("10.{}.{}.0/24", self.second, self.third)
+        self.part(0, 24)
+    }
+
+    /// A part of it, by the last octet of its first address and its prefix length.
+    pub(crate) fn part(&self, first: u8, prefix: u8) -> String {
+        format!("10.{}.{}.{first}/{prefix}", self.second, self.third)
     }
 }
 

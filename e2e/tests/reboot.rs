@@ -27,6 +27,7 @@ async fn after_a_reboot_images_are_there_and_everything_else_is_swept() {
     let container = plain.start(&ContainerSpec::new("c", &image).script("echo x >/written; exec sleep 100000")).await;
     let ported = node.run(&PodSpec::new("ported").host_port(Protocol::Tcp, "127.0.0.1", 1, 80)).await;
     ported.start(&ContainerSpec::new("c", &image)).await;
+    node.cri.set_pod_cidr(&node.part_of_subnet(128, 25)).await.expect("UpdateRuntimeConfig");
     node.reboot(mount_state);
     // A link that its namespace did not take along, and things half done.
     let stray = "cor0123456789ab";
@@ -53,6 +54,7 @@ async fn after_a_reboot_images_are_there_and_everything_else_is_swept() {
     eventually("the half done to go", || async { entries(&storage.join("tmp")).is_empty().then_some(()) }).await;
     assert!(node.cri.image(&image).await.expect("ImageStatus").is_some());
     let again = node.run(&PodSpec::new("plain").host_port(Protocol::Tcp, "127.0.0.1", 1, 80)).await;
+    assert!(again.last_octet().await < 128, "the kubelet is another one too, and has said nothing of a subnet");
     let fresh = again.start(&ContainerSpec::new("c", &image)).await;
     assert_eq!(fresh.exec(&["/bin/ls", "/written"]).await.code, 1, "a new container has nothing of the old one");
     node.finish().await;
@@ -168,6 +170,21 @@ async fn a_damaged_pod_record_costs_that_pod_and_all_it_held_goes() {
     }
     for path in [parent.as_str(), Path::new(&parent).parent().and_then(Path::to_str).unwrap_or_default()] {
         host::cgroups(Path::new(&path[1..])).iter().for_each(|group| drop(fs::remove_dir(group)));
+    }
+    finish(node).await;
+}
+
+#[tokio::test]
+async fn a_damaged_record_of_the_subnet_costs_what_it_said_and_no_pod() {
+    let Some((mut node, _, witness)) = watched().await else { return };
+    for how in DAMAGES {
+        node.cri.set_pod_cidr(&node.part_of_subnet(128, 25)).await.expect("UpdateRuntimeConfig");
+        let record = node.footprint.subnet();
+        restart_with(&mut node, &witness, &record, how).await;
+        let pod = node.pod("later").await;
+        assert!(pod.last_octet().await < 128, "{how}: pods are of the configured subnet");
+        pod.stop().await;
+        pod.remove().await;
     }
     finish(node).await;
 }

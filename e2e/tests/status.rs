@@ -3,9 +3,8 @@
 use std::os::unix::fs::MetadataExt;
 
 use coracle_e2e::api::{
-    CgroupDriver, CheckpointContainerRequest, ContainerStatusRequest, ImageFsInfoRequest, LinuxContainerResources, NetworkConfig,
-    PodSandboxStatusRequest, RuntimeConfig, RuntimeConfigRequest, StatusRequest, UpdateContainerResourcesRequest,
-    UpdateRuntimeConfigRequest,
+    CgroupDriver, CheckpointContainerRequest, ContainerStatusRequest, ImageFsInfoRequest, LinuxContainerResources, PodSandboxStatusRequest,
+    RuntimeConfigRequest, StatusRequest, UpdateContainerResourcesRequest, UpdateRuntimeConfigRequest,
 };
 use coracle_e2e::{Code, ContainerSpec, Node, PodSpec, wire};
 use serde_json::{Value, json};
@@ -60,25 +59,27 @@ async fn the_image_file_system_is_told_before_anything_is_pulled() {
 
 #[tokio::test]
 async fn the_kubelets_subnet_is_used_by_pods_to_come() {
-    let Some(node) = Node::own().await else { return };
+    let Some(mut node) = Node::own().await else { return };
     let image = node.busybox().await;
     let before = node.pod("before").await;
-    let old: std::net::Ipv4Addr = before.address().await.parse().expect("an address");
-    let update = |cidr: String| {
-        let network = Some(NetworkConfig { pod_cidr: cidr });
-        UpdateRuntimeConfigRequest { runtime_config: Some(RuntimeConfig { network_config: network }) }
-    };
-    node.cri.runtime().update_runtime_config(UpdateRuntimeConfigRequest { runtime_config: None }).await.expect("an empty update");
-    // The upper half of the node's own /24: no other test has it.
-    let [a, b, c, _] = old.octets();
-    node.cri.runtime().update_runtime_config(update(format!("{a}.{b}.{c}.128/25"))).await.expect("UpdateRuntimeConfig");
+    let empty = UpdateRuntimeConfigRequest { runtime_config: None };
+    node.cri.runtime().update_runtime_config(empty).await.expect("an empty update");
+    assert!(before.last_octet().await < 128);
+    node.cri.set_pod_cidr(&node.part_of_subnet(128, 25)).await.expect("UpdateRuntimeConfig");
     let after = node.pod("after").await;
-    let new: std::net::Ipv4Addr = after.address().await.parse().expect("an address");
-    assert!(new.octets()[..3] == [a, b, c] && new.octets()[3] > 128, "{new} is not of the new subnet");
+    assert!(after.last_octet().await > 128, "it is not of the new subnet");
     let container = after.start(&ContainerSpec::new("c", &image)).await;
     assert!(container.shell("ip route").await.contains("default via"));
-    let status = node.cri.runtime().update_runtime_config(update("no subnet".into())).await.expect_err("that is no subnet");
+    let status = node.cri.set_pod_cidr("no subnet").await.expect_err("that is no subnet");
     assert_eq!(status.code(), Code::InvalidArgument);
+
+    for pod in [before, after] {
+        pod.stop().await;
+        pod.remove().await;
+    }
+    // The kubelet does not say it again.
+    node.restart().await;
+    assert!(node.pod("later").await.last_octet().await > 128, "the next daemon does not know the subnet");
     node.finish().await;
 }
 

@@ -1,6 +1,7 @@
 //! Where a pod's things are. Every path derives from an id, so that teardown and recovery need no memory.
 //!
 //! ```text
+//! <state>/subnet.json                               the pods' subnet, once the kubelet has given one
 //! <state>/pods/<pod>/record.json                    what the pod is; replaced by rename
 //!                    monitor.sock, monitor.log      its monitor
 //!                    ns/{net,ipc,uts,pid,user,time} namespace pins (bind mounts)
@@ -45,6 +46,11 @@ impl Layout {
     /// Whether a pod has a directory. If that is not known it counts as having one: what is its is not to be swept.
     pub(crate) fn may_have(&self, pod: &PodId) -> bool {
         !self.pod(pod).path().symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound)
+    }
+
+    /// The subnet that the kubelet gave the node.
+    pub(crate) fn subnet(&self) -> PathBuf {
+        self.state.join("subnet.json")
     }
 
     /// Where records that cannot be read are put aside.

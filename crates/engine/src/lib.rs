@@ -38,6 +38,7 @@ mod session;
 mod settle;
 mod shares;
 mod stats;
+mod subnet;
 mod terminal;
 #[cfg(test)]
 mod testing;
@@ -58,7 +59,8 @@ use coracle_domain::{
 };
 use coracle_handler::{HandlerInfo, Handlers};
 use coracle_image::Store;
-use coracle_network::Bridge;
+use coracle_network::{Bridge, parse_pod_cidrs};
+use tokio::sync::Mutex;
 
 pub use coracle_monitor::client::Program;
 pub use coracle_spec::OpenFiles;
@@ -139,6 +141,8 @@ pub struct RuntimeStatus {
 pub struct Engine {
     shared: Arc<Shared>,
     claims: Claims,
+    /// Held while the pods' subnet changes, on record and in use.
+    subnet: Mutex<()>,
     /// Numbers execs; they are unique in a pod across daemons because they begin with this daemon's own mark.
     execs: AtomicU64,
     mark: String,
@@ -166,11 +170,14 @@ impl Engine {
         });
         let pods = shared.layout.pods();
         DirBuilder::new().recursive(true).mode(0o711).create(&pods).during("making the state directory", pods.display())?;
+        if let Some(subnet) = subnet::kept(&shared.layout) {
+            shared.network.set_subnet(subnet);
+        }
         let found = pod::Found::read(&shared).await?;
         settle::begin(&shared, found.links());
         found.take_over(&shared);
         let mark: Id<coracle_domain::PodKind> = shared.new_id()?;
-        Ok(Self { shared, claims: Claims::default(), execs: AtomicU64::new(0), mark: mark.short().to_owned() })
+        Ok(Self { shared, claims: Claims::default(), subnet: Mutex::default(), execs: AtomicU64::new(0), mark: mark.short().to_owned() })
     }
 
     /// Images and their store.
@@ -323,12 +330,16 @@ impl Engine {
         self.tell_container(id, Command::ReopenLog).await
     }
 
-    /// Takes the pods' address range from the kubelet.
+    /// Takes the pods' address range from the kubelet, for as long as the node is up.
     ///
     /// # Errors
-    /// Refused if it is no range.
+    /// Refused if it is no range; fails if it cannot be written down, and then nothing changed.
     pub async fn set_pod_cidr(&self, cidr: &str) -> Result<()> {
-        self.shared.network.set_subnet(cidr).await
+        let Some(subnet) = parse_pod_cidrs(cidr)? else { return Ok(()) };
+        let _changing = self.subnet.lock().await;
+        subnet::keep(&self.shared.layout, subnet)?;
+        self.shared.network.set_subnet(subnet);
+        self.shared.network.ensure().await
     }
 
     /// Whether the runtime can serve.

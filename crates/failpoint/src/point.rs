@@ -77,8 +77,8 @@ points! {
     Daemon LayerSync "layer.sync": "Layers are on the disk for sure, which is not on record yet.";
     Daemon DiskDraft "disk.draft": "A blob or an image's record is on the disk, under another name still.";
     Daemon DiskRename "disk.rename": "A blob or an image's record is in its place, which a power cut might undo.";
-    Daemon NoteDraft "note.draft": "A Plan, a spec, a layer's record or a note of the image store is written, under another name still.";
-    Daemon NoteRename "note.rename": "A Plan, a spec, a layer's record or a note of the image store is in its place.";
+    Daemon NoteDraft "note.draft": "A Plan, a spec, the pods' subnet, a layer's record or a note of the image store is written, under another name still.";
+    Daemon NoteRename "note.rename": "A Plan, a spec, the pods' subnet, a layer's record or a note of the image store is in its place.";
     Daemon ImageForget "image.forget": "An image's record is deleted; its blobs and layers are there still.";
     Daemon BlobDelete "blob.delete": "A blob that no image wants is deleted.";
     Daemon DiskAside "disk.aside": "A layer or writable layer is moved out of the way, to be deleted.";

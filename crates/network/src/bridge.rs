@@ -2,16 +2,16 @@
 //! pod subnet, the bridge as its gateway, and the node's address for what leaves the node. Ports of the node
 //! lead to the pods that claimed them.
 //!
-//! All that is known here besides the configuration is which addresses are lent and which ports are claimed,
-//! and the pods' records hold that too. Everything else is looked up in the kernel when it is needed and put right where it is missing:
-//! a bridge that somebody deleted, a rule set that somebody flushed. The host's network namespace is that of
-//! the thread that calls.
+//! All that is known here besides the configuration is the subnet in use, which addresses are lent and which ports
+//! are claimed, and the engine's records hold that too. Everything else is looked up in the kernel when it is needed
+//! and put right where it is missing: a bridge that somebody deleted, a rule set that somebody flushed. The host's
+//! network namespace is that of the thread that calls.
 
 use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use coracle_domain::{During, PodId, Refusal, Result};
+use coracle_domain::{During, PodId, Result};
 
 use crate::attach::Attachment;
 use crate::host::{self, HostSide, LINK_PREFIX};
@@ -152,15 +152,10 @@ impl Bridge {
         self.run("sweeping the bridge", move |shared| shared.sweep(&known)).await
     }
 
-    /// Lends addresses of another subnet from now on: the one IPv4 subnet in a comma-separated list, as the
-    /// kubelet gives it. Empty text changes nothing. Leases of earlier subnets keep working.
-    ///
-    /// # Errors
-    /// A refusal when the text holds no IPv4 subnet; a failure when the kernel refuses.
-    pub async fn set_subnet(&self, cidrs: &str) -> Result<()> {
-        let Some(subnet) = parse_pod_cidrs(cidrs)? else { return Ok(()) };
+    /// Lends addresses of this subnet from now on; [`Self::ensure`] gives it its gateway at once, the next attachment
+    /// otherwise. Leases of earlier subnets keep working.
+    pub fn set_subnet(&self, subnet: Subnet) {
         self.shared.leases().set_subnet(subnet);
-        self.ensure().await
     }
 
     /// Makes sure that bridge, pods' links and rules are gone.
@@ -244,16 +239,4 @@ impl Shared {
         self.ensure()?;
         Ok(strays)
     }
-}
-
-/// The IPv4 subnet among the pod CIDRs of a node; none in empty text.
-fn parse_pod_cidrs(cidrs: &str) -> Result<Option<Subnet>> {
-    const FIELD: &str = "runtime_config.network_config.pod_cidr";
-    let mut parts = cidrs.split(',').map(str::trim).filter(|part| !part.is_empty()).peekable();
-    if parts.peek().is_none() {
-        return Ok(None);
-    }
-    let ipv4 = parts.find(|part| !part.contains(':'));
-    let subnet = ipv4.ok_or_else(|| Refusal::invalid(FIELD, format!("{cidrs:?} holds no IPv4 subnet")))?;
-    Ok(Some(subnet.parse().map_err(|problem| Refusal::invalid(FIELD, format!("{subnet:?}: {problem}")))?))
 }

@@ -1,7 +1,7 @@
 //! The pod network: native bridge, address leases, masquerading, host ports.
 //!
 //! It attaches network namespaces that others made to a bridge, says what it counts on them, and dials into them. It keeps no
-//! state on disk: leases and host ports live in the pods' records, all else in the kernel. It speaks netlink itself; no
+//! state on disk: the subnet, leases and host ports are on the engine's record, all else is in the kernel. It speaks netlink itself; no
 //! helper program runs.
 
 #![forbid(unsafe_code)]
@@ -31,7 +31,7 @@ pub use dial::dial;
 pub use interfaces::interfaces_of;
 pub use lease::Lease;
 pub use ports::PortRequest;
-pub use subnet::{InvalidSubnet, Subnet};
+pub use subnet::{InvalidSubnet, Subnet, parse_pod_cidrs};
 
 /// The name of a pod's interface, inside the pod.
 pub const POD_INTERFACE: &str = "eth0";

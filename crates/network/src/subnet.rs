@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
+use coracle_domain::Refusal;
 use serde::{Deserialize, Serialize};
 
 /// The prefix lengths that leave room for a gateway and a pod, and fit a node.
@@ -149,10 +150,35 @@ impl fmt::Display for Subnet {
     }
 }
 
+/// The one IPv4 subnet in a comma-separated list of pod CIDRs, as the kubelet gives it; none in empty text.
+///
+/// # Errors
+/// The text holds no IPv4 subnet.
+pub fn parse_pod_cidrs(cidrs: &str) -> Result<Option<Subnet>, Refusal> {
+    const FIELD: &str = "runtime_config.network_config.pod_cidr";
+    let mut parts = cidrs.split(',').map(str::trim).filter(|part| !part.is_empty()).peekable();
+    if parts.peek().is_none() {
+        return Ok(None);
+    }
+    let ipv4 = parts.find(|part| !part.contains(':'));
+    let subnet = ipv4.ok_or_else(|| Refusal::invalid(FIELD, format!("{cidrs:?} holds no IPv4 subnet")))?;
+    Ok(Some(subnet.parse().map_err(|problem| Refusal::invalid(FIELD, format!("{subnet:?}: {problem}")))?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn of_a_nodes_ranges_the_one_of_ipv4_is_the_pods() {
+        assert_eq!(parse_pod_cidrs("fd00:10::/64, 10.99.3.0/24"), Ok(Some("10.99.3.0/24".parse().unwrap())));
+        assert_eq!(parse_pod_cidrs(" ,"), Ok(None));
+        for bad in ["fd00::/64", "10.0.0.1/8", "rubbish"] {
+            let refused = parse_pod_cidrs(bad);
+            assert!(matches!(refused, Err(Refusal::Invalid { .. })), "{bad}: {refused:?}");
+        }
+    }
 
     #[test]
     fn a_subnet_knows_its_parts() {
