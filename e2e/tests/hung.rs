@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use coracle_e2e::api::{ContainerState, ImageFsInfoRequest, ReopenContainerLogRequest};
 use coracle_e2e::image::Image;
 use coracle_e2e::volume::{ABSENT, STUCK, Volume};
-use coracle_e2e::{Code, Container, ContainerSpec, Node, Status, eventually, host};
+use coracle_e2e::{Code, Container, ContainerSpec, Node, PodSpec, Status, eventually, host};
 
 /// A pod's whole life, and all lists and stats, while something else hangs.
 async fn all_goes_on(node: &Node, image: &str, name: &str) {
@@ -91,6 +91,34 @@ async fn a_volume_that_stops_answering_costs_only_its_own_pods() {
     assert_eq!(asking.status().await.exit_code, 137);
     user.stop().await;
     maker.start(&ContainerSpec::new("c", &image)).await;
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn an_address_is_nobody_elses_while_anything_of_its_pod_is_left() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    // It has one address for pods.
+    node.cri.set_pod_cidr(&node.part_of_subnet(252, 30)).await.expect("UpdateRuntimeConfig");
+    let volume = Volume::mount(&node.scratch().join("volume"));
+    let pod = node.pod("starter").await;
+    let below = format!("{}/below", volume.path());
+    let container = pod.create(&ContainerSpec::new("c", &image).mount(&below, "/volume", false)).await;
+    let monitor = node.footprint.monitor(&pod.id);
+    volume.fall_silent();
+    let (cri, id) = (node.cri.clone(), container.id.clone());
+    let start = tokio::spawn(async move { cri.start(&id).await });
+    eventually("a process to wait for the volume", || async { (volume.swallowed() > 0).then_some(()) }).await;
+    signal("KILL", monitor);
+    start.await.expect("the call itself does not panic").expect_err("nobody is there to start it");
+    for _ in 0..2 {
+        node.cri.stop_pod(&pod.id).await.expect_err("its container's process cannot be killed");
+        let refused = node.try_run(&PodSpec::new("next")).await.expect_err("there is no other address");
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    }
+    drop(volume);
+    pod.stop().await;
+    assert_eq!(node.pod("next").await.last_octet().await, 254);
     node.finish().await;
 }
 

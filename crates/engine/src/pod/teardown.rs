@@ -94,14 +94,12 @@ impl<'a> Teardown<'a> {
         let mut faults = Faults::default();
         faults.note(self.remove_cgroups().await);
         faults.note(self.end_monitor().await);
-        let detached = self.shared.network.detach(&self.subject.id).await;
-        // An address that host ports still lead to is nobody else's yet.
-        if detached.is_ok() {
-            self.shared.network.release(&self.subject.id);
-        }
-        faults.note(detached);
+        faults.note(self.shared.network.detach(&self.subject.id).await);
         faults.note(self.unmount());
-        faults.result()
+        faults.result()?;
+        // While host ports lead to it, or anything may live that has it, the address is nobody else's.
+        self.shared.network.release(&self.subject.id);
+        Ok(())
     }
 
     /// Everything the pod holds of the disk goes, its directory last.
