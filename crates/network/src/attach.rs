@@ -13,9 +13,10 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::host::{self, HostLink};
 use crate::netlink::{Request, Socket};
 use crate::rtnetlink::{self as request, Link, VethPair};
-use crate::{Lease, POD_INTERFACE, Subnet, host};
+use crate::{Lease, POD_INTERFACE, Subnet};
 
 /// The index of the pod's interface. Chosen, not asked for, so that one datagram can create the link and
 /// refer to it; high enough to miss the tunnel devices some kernels put into every namespace.
@@ -24,35 +25,31 @@ const POD_INTERFACE_INDEX: u32 = 100;
 /// A pod's place on the network.
 #[derive(Debug)]
 pub(crate) struct Attachment {
-    /// The name of the host's end of its pair of links.
-    pub(crate) host_link: String,
+    /// The host's end of its pair of links.
+    pub(crate) host_link: HostLink,
     /// Its namespace.
     pub(crate) namespace: OwnedFd,
     /// Its address.
     pub(crate) lease: Lease,
     pub(crate) subnet: Subnet,
-    /// Whether it may reach itself through a port of the node.
-    pub(crate) hairpin: bool,
 }
 
 impl Attachment {
     /// Makes the pod a port of the bridge, in place of what an earlier attempt left.
     pub(crate) fn make(&self, mut host: Socket, bridge: &Link) -> Result<()> {
         let host_namespace = own_namespace()?;
-        enter(self.namespace.as_fd(), &self.host_link)?;
+        enter(self.namespace.as_fd(), &self.host_link.name)?;
         let mut pod = host::route_socket()?;
         let set_up = self.pod_side(host_namespace.as_fd(), bridge.mtu);
         match pod.execute(&set_up) {
             Err(rejection) if rejection.errno() == Errno::EXIST => {
                 host::delete(&mut pod, POD_INTERFACE)?;
-                host::delete(&mut host, &self.host_link)?;
+                host::delete(&mut host, &self.host_link.name)?;
                 pod.execute(&set_up)?;
             }
             outcome => outcome?,
         }
-        let mut host_side = vec![request::enslave(&self.host_link, bridge.index)];
-        host_side.extend(self.hairpin.then(|| request::allow_hairpin(&self.host_link)));
-        host.execute(&host_side)?;
+        host.execute(&self.host_link.connect(bridge))?;
         finish_carrier(&mut pod, POD_INTERFACE_INDEX)?;
         if !bridge.flags.contains(LinkFlags::LowerUp) {
             finish_carrier(&mut host, bridge.index)?;
@@ -65,7 +62,7 @@ impl Attachment {
         let pair = VethPair {
             inner: (POD_INTERFACE, POD_INTERFACE_INDEX),
             address: request::link_address(address),
-            outer: &self.host_link,
+            outer: &self.host_link.name,
             host,
             mtu,
         };

@@ -4,8 +4,8 @@
 //!
 //! All that is known here besides the configuration is the subnet in use, which addresses are lent and which ports
 //! are claimed, and the engine's records hold that too. Everything else is looked up in the kernel when it is needed
-//! and put right where it is missing: a bridge that somebody deleted, a rule set that somebody flushed. The host's
-//! network namespace is that of the thread that calls.
+//! and put right where it is missing: a bridge that somebody deleted, with the pods that were on it; a rule set that
+//! somebody flushed. The host's network namespace is that of the thread that calls.
 
 use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use coracle_domain::{During, PodId, Result};
 
 use crate::attach::Attachment;
-use crate::host::{self, HostSide, LINK_PREFIX};
+use crate::host::{self, HostLink, HostSide, LINK_PREFIX};
 use crate::lease::Allocator;
 use crate::ports::{PortClaims, PortRequest};
 use crate::rtnetlink::Link;
@@ -113,7 +113,7 @@ impl Bridge {
         let subnet = Subnet::around(lease.gateway, lease.prefix).ok_or("its lease is of no subnet").during(STAGE, pod)?;
         let namespace = namespace.try_clone_to_owned().during(STAGE, pod)?;
         let with_ports = self.shared.ports().has(pod).then(|| pod.clone());
-        let attachment = Attachment { host_link: host_link_name(pod), namespace, lease: *lease, subnet, hairpin: with_ports.is_some() };
+        let attachment = Attachment { host_link: self.shared.host_link(pod), namespace, lease: *lease, subnet };
         let shared = Arc::clone(&self.shared);
         let work = move || {
             let bridge = shared.standing()?;
@@ -185,6 +185,10 @@ impl Shared {
         HostSide { config: &self.config, subnets: self.leases().subnets() }
     }
 
+    fn host_link(&self, pod: &PodId) -> HostLink {
+        HostLink { name: host_link_name(pod), hairpin: self.ports().has(pod) }
+    }
+
     pub(crate) fn writing_rules(&self) -> MutexGuard<'_, ()> {
         self.rules.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -220,7 +224,8 @@ impl Shared {
     fn establish(&self, established: &mut bool) -> Result<Link> {
         let _writing = self.writing_rules();
         let openings = self.ports().open();
-        let bridge = self.host_side().establish(&mut host::route_socket()?, &openings)?;
+        let links: Vec<HostLink> = self.leases().holders().map(|pod| self.host_link(pod)).collect();
+        let bridge = self.host_side().establish(&mut host::route_socket()?, &openings, &links)?;
         *established = true;
         Ok(bridge)
     }

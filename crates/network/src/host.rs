@@ -12,7 +12,7 @@ use coracle_failpoint::{Point, reach};
 use netlink_packet_route::link::LinkFlags;
 use rustix::io::Errno;
 
-use crate::netlink::{Family, Rejection, Socket};
+use crate::netlink::{Family, Rejection, Request, Socket};
 use crate::ports::Openings;
 use crate::rtnetlink::{self as request, HeldAddress, Link};
 use crate::rules::{self, table_name};
@@ -32,6 +32,23 @@ pub(crate) struct HostSide<'a> {
     pub(crate) subnets: BTreeSet<Subnet>,
 }
 
+/// The host's end of a pod's pair of links.
+#[derive(Debug)]
+pub(crate) struct HostLink {
+    pub(crate) name: String,
+    /// Whether the pod may reach itself through a port of the node.
+    pub(crate) hairpin: bool,
+}
+
+impl HostLink {
+    /// What makes it a port of the bridge.
+    pub(crate) fn connect(&self, bridge: &Link) -> Vec<Request> {
+        let mut requests = vec![request::enslave(&self.name, bridge.index)];
+        requests.extend(self.hairpin.then(|| request::allow_hairpin(&self.name)));
+        requests
+    }
+}
+
 impl HostSide<'_> {
     /// The bridge, if all that pods need stands; none if something is missing. That the rules in the table
     /// are the right ones is taken on trust: nobody but this crate writes them, and [`Self::establish`] does so
@@ -48,8 +65,8 @@ impl HostSide<'_> {
         Ok(complete.then_some(bridge))
     }
 
-    /// Makes all of it stand, and the rules be those for these host ports.
-    pub(crate) fn establish(&self, socket: &mut Socket, openings: &Openings) -> Result<Link> {
+    /// Makes all of it stand, the rules be those for these host ports, and these links ports of the bridge.
+    pub(crate) fn establish(&self, socket: &mut Socket, openings: &Openings, links: &[HostLink]) -> Result<Link> {
         let name = self.config.name.as_str();
         if self.bridge(socket)?.is_none() {
             self.create(socket)?;
@@ -62,6 +79,7 @@ impl HostSide<'_> {
             reach(Point::NetworkSysctl);
         }
         self.write_rules(openings)?;
+        reconnect(socket, &bridge, links)?;
         // Last: a subnet whose gateway stands has its rule.
         self.address(socket, &bridge)?;
         Ok(self.bridge(socket)?.unwrap_or(bridge))
@@ -155,6 +173,17 @@ impl HostSide<'_> {
     }
 }
 
+/// Makes ports of the bridge those links that are of none: a bridge that somebody deleted leaves its ports behind.
+fn reconnect(socket: &mut Socket, bridge: &Link, links: &[HostLink]) -> Result<(), Rejection> {
+    for link in links {
+        let found = find(socket, &request::get_link(&link.name))?;
+        if found.is_some_and(|found| found.controller.is_none()) {
+            tolerating(Errno::NODEV, socket.execute(&link.connect(bridge)))?;
+        }
+    }
+    Ok(())
+}
+
 /// The pods' links that are ports of a bridge.
 pub(crate) fn pod_ports(socket: &mut Socket, bridge: &Link) -> Result<Vec<Link>> {
     let ports = socket.dump(&request::list_ports(bridge.index, &bridge.name), Link::read)?;
@@ -175,7 +204,7 @@ pub(crate) fn route_socket() -> Result<Socket> {
     Ok(Socket::open(Family::Route)?)
 }
 
-fn find(socket: &mut Socket, request: &crate::netlink::Request) -> Result<Option<Link>, Rejection> {
+fn find(socket: &mut Socket, request: &Request) -> Result<Option<Link>, Rejection> {
     match socket.get(request) {
         Ok(body) => Ok(Link::read(&body)),
         Err(rejection) if rejection.errno() == Errno::NODEV => Ok(None),

@@ -56,6 +56,11 @@ impl Allocator {
         self.leased.values().filter_map(Lease::subnet).chain([self.subnet]).collect()
     }
 
+    /// The pods that have one.
+    pub(crate) fn holders(&self) -> impl Iterator<Item = &PodId> {
+        self.leased.keys()
+    }
+
     /// Lends a pod the next free address, in place of the one that it has.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ const ROUTE_HEADER_LENGTH: usize = 12;
 
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 const IFA_LOCAL: u16 = 2;
@@ -212,6 +213,8 @@ pub(crate) struct Link {
     pub(crate) flags: LinkFlags,
     pub(crate) name: String,
     pub(crate) mtu: Option<u32>,
+    /// The bridge that it is a port of.
+    pub(crate) controller: Option<u32>,
     /// What creates links of its kind; absent for hardware.
     pub(crate) kind: Option<String>,
 }
@@ -227,6 +230,7 @@ impl Link {
             flags: LinkFlags::from_bits_retain(word(8)?),
             name: attribute_string(bytes, IFLA_IFNAME)?.to_owned(),
             mtu: attribute_u32(bytes, IFLA_MTU),
+            controller: attribute_u32(bytes, IFLA_MASTER),
             kind: kind.map(str::to_owned),
         })
     }

@@ -123,7 +123,7 @@ fn a_sweep_deletes_the_links_of_unknown_pods_only() {
 fn what_somebody_deleted_is_put_right_by_the_next_attachment() {
     on_a_host(|| async {
         let bridge = bridge("10.87.0.0/16");
-        Pod::attached(&bridge, 1).await;
+        let first = Pod::attached(&bridge, 1).await;
         let breakages: [&[&str]; 4] = [
             &["ip", "link", "delete", "coracle0"],
             &["nft", "flush", "ruleset"],
@@ -134,6 +134,8 @@ fn what_somebody_deleted_is_put_right_by_the_next_attachment() {
             run(breakage[0], &breakage[1..]);
             let (left, right) = (Pod::attached(&bridge, seed).await, Pod::attached(&bridge, seed + 100).await);
             connect(&left.namespace, &right.namespace, right.lease.address);
+            connect(&first.namespace, &left.namespace, left.lease.address);
+            connect(&right.namespace, &first.namespace, first.lease.address);
             assert!(run("nft", &["list", "ruleset"]).contains("masquerade"), "{breakage:?}");
             assert!(run("ip", &["addr", "show", "coracle0"]).contains("10.87.0.1/16"), "{breakage:?}");
         }
