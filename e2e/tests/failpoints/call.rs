@@ -24,6 +24,7 @@ pub(crate) enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Call {
     PullImage,
+    UpdateRuntimeConfig,
     RunPodSandbox(Kind),
     CreateContainer(Kind),
     StartContainer(Kind),
@@ -41,6 +42,8 @@ pub(crate) enum Call {
 
 /// What a call needs, and what it is about.
 pub(crate) struct Scene {
+    /// The subnet to be given.
+    pub(crate) subnet: u8,
     pub(crate) spec: PodSpec,
     pub(crate) pod: Option<Pod>,
     pub(crate) to_be: ContainerSpec,
@@ -54,13 +57,15 @@ type Pending = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
 /// The limit that UpdateContainerResources sets, bytes.
 pub(crate) const NEW_LIMIT: i64 = 48 << 20;
+/// The prefix length of the subnets that UpdateRuntimeConfig gives.
+const SUBNET_PREFIX: u8 = 26;
 /// Ends with 3 when it is asked to.
 const POLITE: &str = "trap 'exit 3' TERM; sleep 100000 & echo ready; wait";
 
 impl Call {
     /// All of them, in the order of a pod's life. Where there are `users`, pods can have user namespaces.
     pub(crate) fn all(users: bool) -> Vec<Self> {
-        let mut all = vec![Self::PullImage];
+        let mut all = vec![Self::PullImage, Self::UpdateRuntimeConfig];
         for kind in [Kind::Own, Kind::Host] {
             all.extend([Self::RunPodSandbox(kind), Self::CreateContainer(kind), Self::StartContainer(kind)]);
         }
@@ -84,7 +89,7 @@ impl Call {
     }
 
     fn needs_pod(self) -> bool {
-        !matches!(self, Self::PullImage | Self::RemoveImage | Self::RunPodSandbox(_))
+        !matches!(self, Self::PullImage | Self::RemoveImage | Self::UpdateRuntimeConfig | Self::RunPodSandbox(_))
     }
 
     fn needs_container(self) -> bool {
@@ -98,7 +103,7 @@ impl Call {
         }
         let spec = pod_spec(stage, self.kind());
         let to_be = container_spec(stage, self);
-        let mut scene = Scene { spec, pod: None, to_be, container: None, processes: Vec::new() };
+        let mut scene = Scene { subnet: stage.other_subnet(), spec, pod: None, to_be, container: None, processes: Vec::new() };
         if self.needs_pod() {
             scene.pod = Some(stage.node.run(&scene.spec).await);
         }
@@ -123,10 +128,12 @@ impl Call {
         let pod = scene.pod.as_ref().map(|pod| pod.id.clone()).unwrap_or_default();
         let container = scene.container.as_ref().map(|container| container.id.clone()).unwrap_or_default();
         let (handler, image) = (stage.node.target.handler.clone(), stage.small.reference.clone());
+        let cidr = stage.node.part_of_subnet(scene.subnet, SUBNET_PREFIX);
         let (sandbox, to_be) = (stage.node.complete(&scene.spec).config, scene.to_be.config.clone());
         Box::pin(async move {
             let done = match self {
                 Self::PullImage => return cri.pull(&image, None).await,
+                Self::UpdateRuntimeConfig => cri.set_pod_cidr(&cidr).await,
                 Self::RunPodSandbox(_) => return cri.run_pod(&sandbox, &handler).await,
                 Self::CreateContainer(_) => return cri.create(&pod, &sandbox, &to_be).await,
                 Self::StartContainer(_) => cri.start(&container).await,

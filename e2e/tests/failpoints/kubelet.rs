@@ -14,6 +14,7 @@ pub(crate) async fn carry_on(stage: &mut Stage, case: Case, scene: &Scene, answe
     match case.call {
         Call::PullImage => stage.check_images_after_pull(kept.is_some()).await,
         Call::RemoveImage => stage.check_images_after_removal().await,
+        Call::UpdateRuntimeConfig => set_subnet(stage, case, scene, kept.is_some()).await,
         Call::RunPodSandbox(kind) => run_pod(stage, &scene.spec, kind, kept).await,
         Call::StopPodSandbox(_) | Call::RemovePodSandbox(_) => end_pod(stage, case, scene).await,
         Call::Restart => {
@@ -41,6 +42,15 @@ fn pod(scene: &Scene) -> &Pod {
 
 async fn is_ready(scene: &Scene) -> bool {
     pod(scene).status().await.state() == PodSandboxState::SandboxReady
+}
+
+/// A subnet that was answered for holds without being given again.
+async fn set_subnet(stage: &mut Stage, case: Case, scene: &Scene, kept: bool) {
+    if !kept {
+        case.call.make(stage, scene).await.unwrap_or_else(|status| panic!("{:?} again: {status}", case.call));
+    }
+    let made = stage.node.run(&scene.spec).await;
+    assert_eq!(made.last_octet().await & 0b1100_0000, scene.subnet, "it is of another subnet");
 }
 
 /// RunPodSandbox again: of the pod that is there, or the next attempt where that is dead.

@@ -32,6 +32,8 @@ pub(crate) struct Stage {
     pub(crate) small: Pushed,
     /// A port of the node that nobody has.
     pub(crate) port: u16,
+    /// The last octet of the first address of the subnet that the kubelet gave last.
+    subnet: u8,
     bystander: Pod,
     steady: Bystander,
     before: Before,
@@ -74,6 +76,7 @@ impl Stage {
             image,
             small,
             port: host::free_port(Ipv4Addr::UNSPECIFIED),
+            subnet: 128,
             bystander,
             steady,
             before: Before { objects: BTreeSet::new(), store: Store::new(), with_small: Store::new(), monitors: Vec::new() },
@@ -124,6 +127,12 @@ impl Stage {
     pub(crate) fn new_name(&mut self, what: &str) -> String {
         self.serial += 1;
         format!("{what}{}", self.serial)
+    }
+
+    /// The upper quarter of the node's subnet, or the one below it: not the one that was given last.
+    pub(crate) fn other_subnet(&mut self) -> u8 {
+        self.subnet ^= 64;
+        self.subnet
     }
 
     /// A cgroup that no kubelet has made, for a pod.
