@@ -266,6 +266,22 @@ async fn a_full_log_disk_costs_lines_that_are_counted_and_never_holds_up_the_con
 }
 
 #[tokio::test]
+async fn what_a_log_lost_is_counted_until_the_pod_is_stopped() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let disk = Disk::mount(&node, "1m");
+    let pod = pod_logging_to(&node, &disk.0).await;
+    let container = fill_log_disk(&node, &pod, &image, "No space left on device").await;
+    let before = written(&container);
+    pod.stop().await;
+    let (_, bytes) = lost(&node, &container).await;
+    // The disk has the rest, and line ends are not counted.
+    assert!(bytes > before / 2, "{bytes} of {before} bytes are said to be missing");
+    drop(disk);
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn the_same_holds_when_the_log_disks_quota_is_used_up_and_who_would_begin_a_log_is_not_made() {
     if !Quota::is_possible() {
         return;

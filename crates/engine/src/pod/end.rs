@@ -3,8 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
-use coracle_domain::{ContainerId, ContainerPhase, During, Exit, ExitCode, PodPhase, Result};
-use coracle_monitor::protocol::{Event, ExitRecord, Target};
+use coracle_domain::{ContainerId, ContainerPhase, Exit, ExitCode, PodPhase, Result};
+use coracle_monitor::protocol::{ExitRecord, Target};
 use tokio::sync::watch;
 use tracing::warn;
 
@@ -126,18 +126,13 @@ impl Owner {
 
     /// Waits, while taking the monitor's events, until one container or all have ended.
     async fn wait_until_ended(&mut self, which: Option<&ContainerId>) -> Result<()> {
-        let subject = which.map_or_else(|| self.id().to_string(), ToString::to_string);
         let deadline = tokio::time::Instant::now() + DEATH;
         while self.monitor.is_some() && self.runs(which) {
             let Ok(event) = tokio::time::timeout_at(deadline, events::next(&mut self.events)).await else {
                 return self.outlived(which).await;
             };
             match event {
-                Some(Event::Exited { container, exit }) => {
-                    let id = container.parse().during("reading the monitor's report on", &subject)?;
-                    self.note_exit(&id, &exit).await;
-                }
-                Some(_) => {}
+                Some(event) => self.note_event(event).await,
                 None if tokio::time::Instant::now() < deadline && self.reconnect().await.is_ok() => {}
                 // The owner hears the same again, when it is done with this, and ends the pod.
                 None => self.monitor = None,

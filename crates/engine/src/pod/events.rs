@@ -24,19 +24,26 @@ pub(super) fn lost_output(lost: Lost) -> LostOutput {
 impl Owner {
     pub(super) async fn on_event(&mut self, event: Option<Event>) {
         match event {
-            Some(Event::Exited { container, exit }) => {
+            Some(event) => self.note_event(event).await,
+            None => self.connect_again().await,
+        }
+    }
+
+    /// Takes note of what the monitor reports, also while an end is waited for.
+    pub(super) async fn note_event(&mut self, event: Event) {
+        match event {
+            Event::Exited { container, exit } => {
                 if let Ok(id) = container.parse() {
                     self.note_exit(&id, &exit).await;
                 }
             }
-            Some(Event::LogLost { container, loss }) => {
+            Event::LogLost { container, loss } => {
                 if let Ok(id) = container.parse() {
                     self.note_loss(&id, &loss);
                 }
             }
             // The monitor's client hands these to whoever waits for the exec.
-            Some(Event::ExecExited { .. }) => {}
-            None => self.connect_again().await,
+            Event::ExecExited { .. } => {}
         }
     }
 
@@ -48,9 +55,7 @@ impl Owner {
         let (log, Lost { entries, bytes }) = (loss.path.display(), loss.lost);
         warn!(pod = pod.short(), container = id.short(), %log, entries, bytes, %error, "output of a container is missing in its log");
         container.lost_output = lost_output(loss.lost);
-        if let Err(error) = self.commit() {
-            warn!(pod = pod.short(), %error, "what is missing in a container's log is not on record");
-        }
+        self.note();
     }
 
     /// A container's first process has ended, as its monitor saw.
