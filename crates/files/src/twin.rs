@@ -14,7 +14,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use coracle_failpoint::{Point, reach};
-use rustix::fs::{CWD, RenameFlags};
+use rustix::fs::{CWD, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 /// What file systems give out.
@@ -36,9 +36,14 @@ pub enum Reserve {
 pub fn replace_in_turn(path: &Path, text: &[u8], growth: usize, reserve: Reserve) -> io::Result<()> {
     let spare = spare_of(path);
     let size = (text.len() + growth).next_multiple_of(BLOCK);
-    fill(&crate::open_to_write(&spare)?, text, size, reserve)?;
+    let draft = crate::open_to_write(&spare)?;
+    fill(&draft, text)?;
+    keep_room(&draft, size, reserve)?;
+    // The next content must find as much room: it goes into what is replaced now.
+    let next = in_use(path)?;
+    next.as_ref().map_or(Ok(()), |next| keep_room(next, size, reserve))?;
     reach(Point::RecordDraft);
-    let first = match rustix::fs::renameat_with(CWD, &spare, CWD, path, RenameFlags::EXCHANGE) {
+    let moved = match rustix::fs::renameat_with(CWD, &spare, CWD, path, RenameFlags::EXCHANGE) {
         // There is nothing to change places with, or the file system cannot.
         Err(Errno::NOENT | Errno::INVAL | Errno::NOSYS) => {
             std::fs::rename(&spare, path)?;
@@ -47,10 +52,11 @@ pub fn replace_in_turn(path: &Path, text: &[u8], growth: usize, reserve: Reserve
         exchanged => exchanged.map(|()| false)?,
     };
     reach(Point::RecordRename);
-    // The next content must find as much room.
-    let next = crate::open_to_write(&spare)
-        .and_then(|next| if first || next.metadata()?.len() < size as u64 { pad(&next, 0, size) } else { Ok(()) });
-    if reserve == Reserve::Required { next } else { Ok(()) }
+    if !moved && next.is_some() {
+        return Ok(());
+    }
+    let made = crate::open_to_write(&spare).and_then(|next| keep_room(&next, size, reserve));
+    if reserve == Reserve::Required { made } else { Ok(()) }
 }
 
 /// Where the next content goes.
@@ -60,12 +66,29 @@ fn spare_of(path: &Path) -> PathBuf {
     name.into()
 }
 
-fn fill(file: &File, text: &[u8], size: usize, reserve: Reserve) -> io::Result<()> {
-    let held = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX).max(text.len());
+/// The file at `path` as it is; `None`: there is none, or something else has its name.
+fn in_use(path: &Path) -> io::Result<Option<File>> {
+    match crate::open(path, OFlags::RDWR) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Replaces a file's content, and none of its room goes.
+fn fill(file: &File, text: &[u8]) -> io::Result<()> {
     file.write_all_at(text, 0)?;
-    pad(file, text.len(), held)?;
-    let kept = pad(file, held, size);
+    pad(file, text.len(), length_of(file)?)
+}
+
+/// Makes a file at least as long as `size`.
+fn keep_room(file: &File, size: usize, reserve: Reserve) -> io::Result<()> {
+    let kept = pad(file, length_of(file)?, size);
     if reserve == Reserve::Required { kept } else { Ok(()) }
+}
+
+fn length_of(file: &File) -> io::Result<usize> {
+    Ok(usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX))
 }
 
 /// Writes blanks from `start` to `end`, if that is further.
@@ -108,6 +131,32 @@ mod tests {
         assert_eq!([&path, &spare_of(&path)].map(|path| path.metadata().unwrap().len()), [16_384, 16_384]);
         replace_in_turn(&path, b"short", 0, Reserve::Welcome).unwrap();
         assert_eq!(text_of(&path), "short");
+    }
+
+    #[test]
+    fn without_room_for_both_nothing_is_replaced() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (directory, program) = (scratch.path().display(), std::env::current_exe().unwrap());
+        let inner = "twin::tests::on_a_file_system_of_three_blocks";
+        let script =
+            format!("mount -t tmpfs -o size=12k none {directory}; TMPDIR={directory} {} --ignored --exact {inner}", program.display());
+        let output = std::process::Command::new("unshare").args(["--mount", "sh", "-ec", &script]).output().unwrap();
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    }
+
+    #[test]
+    #[ignore = "run by without_room_for_both_nothing_is_replaced"]
+    fn on_a_file_system_of_three_blocks() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("record.json");
+        replace_in_turn(&path, b"old", 0, Reserve::Required).unwrap();
+        let long = vec![b'x'; BLOCK + 1];
+        let refused = replace_in_turn(&path, &long, 0, Reserve::Required).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(text_of(&path), "old", "of what failed nothing is on record");
+        replace_in_turn(&path, b"new", 0, Reserve::Required).unwrap();
+        assert_eq!(text_of(&path), "new");
     }
 
     #[test]
