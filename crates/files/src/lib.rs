@@ -21,7 +21,7 @@ pub use quarantine::Quarantine;
 pub use twin::{Reserve, replace_in_turn};
 
 /// No file of ours comes near; a sparse one would fill the memory.
-const LARGEST: u64 = 64 << 20;
+const LARGEST: usize = 64 << 20;
 /// For root alone.
 const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 
@@ -32,19 +32,20 @@ const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let file = open(path, OFlags::RDONLY)?;
     let length = file.metadata()?.len();
-    if length > LARGEST {
+    if length > LARGEST as u64 {
         return Err(damaged(format!("{length} bytes are too many")));
     }
     let mut content = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
-    file.take(LARGEST).read_to_end(&mut content)?;
+    file.take(LARGEST as u64).read_to_end(&mut content)?;
     Ok(content)
 }
 
 /// Replaces the file at `path`, so that a process that is killed leaves the old content or the new.
 ///
 /// # Errors
-/// There is no room for a second file, or the directory is not there.
+/// There is no room for a second file, the directory is not there, or the content is longer than what is read.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    must_be_readable(content.len())?;
     let mut draft = path.as_os_str().to_owned();
     draft.push(".new");
     let draft = Path::new(&draft);
@@ -109,6 +110,14 @@ fn open(path: &Path, flags: OFlags) -> io::Result<File> {
     }
 }
 
+/// Refuses to write what would not be read again.
+fn must_be_readable(length: usize) -> io::Result<()> {
+    if length <= LARGEST {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("{length} bytes are too many")))
+}
+
 fn damaged(problem: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, problem.into())
 }
@@ -127,7 +136,7 @@ mod tests {
         std::os::unix::fs::symlink("file", path("link")).unwrap();
         rustix::fs::mknodat(rustix::fs::CWD, path("pipe"), FileType::Fifo, PRIVATE, 0).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
-        File::create(path("endless")).unwrap().set_len(LARGEST + 1).unwrap();
+        File::create(path("endless")).unwrap().set_len(LARGEST as u64 + 1).unwrap();
         for name in ["directory", "link", "pipe", "socket", "endless"] {
             assert_eq!(read(&path(name)).unwrap_err().kind(), io::ErrorKind::InvalidData, "{name}");
         }
@@ -148,6 +157,24 @@ mod tests {
         replace(&path, b"three").unwrap();
         assert_eq!(read(&path).unwrap(), b"three");
         assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_would_not_be_read_is_not_written() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("file");
+        let longest = vec![b' '; LARGEST + 1];
+        for content in [&longest[..], &longest[1..]] {
+            replace(&path, b"old").unwrap();
+            let replaced = replace(&path, content);
+            assert_eq!(replaced.is_ok(), content.len() == LARGEST);
+            assert_eq!(read(&path).unwrap() == b"old", replaced.is_err());
+            replace_in_turn(&path, b"old", 0, Reserve::Required).unwrap();
+            assert_eq!(replace_in_turn(&path, content, 1, Reserve::Required).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+            assert_eq!(read(&path).unwrap().trim_ascii_end(), b"old");
+            assert_eq!(replace_in_turn(&path, content, 1, Reserve::Welcome).is_ok(), content.len() == LARGEST);
+            read(&path).unwrap();
+        }
     }
 
     #[test]

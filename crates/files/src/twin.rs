@@ -32,10 +32,13 @@ pub enum Reserve {
 /// Replaces the text at `path`, keeping room for it to grow by `growth` bytes. Readers see the old or the new, whole.
 ///
 /// # Errors
-/// The text takes more room than was kept and there is none, or, where it is required, there is none to keep.
+/// The text takes more room than was kept and there is none, or, where it is required, there is none to keep. With the room it is
+/// longer than what is read.
 pub fn replace_in_turn(path: &Path, text: &[u8], growth: usize, reserve: Reserve) -> io::Result<()> {
     let spare = spare_of(path);
-    let size = (text.len() + growth).next_multiple_of(BLOCK);
+    let wanted = (text.len() + growth).next_multiple_of(BLOCK);
+    crate::must_be_readable(if reserve == Reserve::Required { wanted } else { text.len() })?;
+    let size = wanted.min(crate::LARGEST);
     let draft = crate::open_to_write(&spare)?;
     fill(&draft, text)?;
     keep_room(&draft, size, reserve)?;
