@@ -158,8 +158,10 @@ impl Samples {
     }
 }
 
+/// Whether a sample is to be taken anew. One from the future is: the clock was set back since.
 fn is_old(at: Option<i64>) -> bool {
-    at.is_none_or(|at| now() - at > i64::try_from(FRESH.as_nanos()).unwrap_or(i64::MAX))
+    let age = at.and_then(|at| u64::try_from(now() - at).ok());
+    age.is_none_or(|age| Duration::from_nanos(age) > FRESH)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -185,6 +187,13 @@ mod tests {
         let ids = threads.filter(|thread| measures(&thread.path())).map(|thread| thread.file_name().to_str().unwrap().parse().unwrap());
         // One may have ended meanwhile.
         ids.filter_map(|id| getpriority_process(Pid::from_raw(id)).ok()).collect()
+    }
+
+    #[test]
+    fn a_sample_is_old_after_a_while_and_when_the_clock_was_set_back() {
+        let ago = |seconds: i64| Some(now() - seconds * 1_000_000_000);
+        assert!(!is_old(ago(1)));
+        assert!([None, ago(11), ago(-3600)].into_iter().all(is_old));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use coracle_domain::{CpuStats, IoStats, MemoryStats};
 use crate::clock;
 
 /// Samples closer together than this say more about the clock than about the load.
-const SHORTEST_INTERVAL: i64 = 500_000_000;
+const SHORTEST_INTERVAL: u64 = 500_000_000;
 
 /// What a cgroup used; `None` where it is not accounted.
 #[derive(Debug, Default)]
@@ -49,19 +49,23 @@ impl Meter {
     /// Nanoseconds of processor time per second since an earlier sample; `None` before there are two.
     fn rate(&self, at: i64, usage: u64) -> Option<u64> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        match *last {
-            Some(sample) if at - sample.at < SHORTEST_INTERVAL => sample.rate,
-            Some(sample) => {
-                let rate = u128::from(usage.saturating_sub(sample.usage)) * 1_000_000_000 / (at - sample.at).unsigned_abs().max(1) as u128;
-                let rate = u64::try_from(rate).ok();
-                *last = Some(UsageSample { at, usage, rate });
-                rate
-            }
-            None => {
-                *last = Some(UsageSample { at, usage, rate: None });
-                None
-            }
+        let sample = UsageSample::after(*last, at, usage);
+        *last = Some(sample);
+        sample.rate
+    }
+}
+
+impl UsageSample {
+    /// The one to compare with from now on.
+    fn after(last: Option<Self>, at: i64, usage: u64) -> Self {
+        // Where the clock was set back, what was before says nothing.
+        let Some(last) = last.filter(|last| last.at <= at) else { return Self { at, usage, rate: None } };
+        let elapsed = at.abs_diff(last.at);
+        if elapsed < SHORTEST_INTERVAL {
+            return last;
         }
+        let rate = u128::from(usage.saturating_sub(last.usage)) * 1_000_000_000 / u128::from(elapsed);
+        Self { at, usage, rate: u64::try_from(rate).ok() }
     }
 }
 
@@ -79,4 +83,24 @@ fn memory(at: i64, stats: &Stats) -> Option<MemoryStats> {
         swap_available: stats.swap_available(),
         pressure: stats.pressures.memory,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_of_the_time_between_samples_and_begins_anew_when_the_clock_is_set_back() {
+        let second = 1_000_000_000;
+        let after = |last, at, usage| UsageSample::after(Some(last), at, usage);
+        let first = UsageSample::after(None, 10_000 * second, 5);
+        assert_eq!(first.rate, None);
+        let next = after(first, first.at + 2 * second, 1_000_005);
+        assert_eq!(next.rate, Some(500_000));
+        let soon = after(next, next.at + 1, 2_000_000);
+        assert_eq!((soon.at, soon.rate), (next.at, Some(500_000)));
+        let back = after(soon, second, 3_000_000);
+        assert_eq!((back.at, back.rate), (second, None));
+        assert_eq!(after(back, 2 * second, 3_000_007).rate, Some(7));
+    }
 }
