@@ -104,6 +104,28 @@ async fn what_a_monitor_wrote_before_it_died_is_believed_by_the_next_daemon() {
 }
 
 #[tokio::test]
+async fn a_start_that_no_daemon_wrote_down_is_told_with_its_exit() {
+    let Some(mut node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let pod = node.pod("orphan").await;
+    let created = pod.create(&ContainerSpec::new("created", &image)).await;
+    let container = pod.create(&ContainerSpec::new("c", &image).script("exit 5")).await;
+    let directory = node.footprint.state.join("pods").join(&pod.id);
+    let before = fs::read(directory.join("record.json")).expect("reading the record");
+    container.start().await;
+    let status = container.exited().await;
+    let monitor = node.footprint.monitor(&pod.id);
+    // What a daemon leaves that is killed before it wrote down that the program was executed.
+    node.kill_daemon();
+    fs::write(directory.join("record.json"), before).expect("writing the record");
+    host::kill(monitor).await;
+    node.start_daemon().await;
+    assert_eq!(container.status().await, status);
+    assert_eq!(created.status().await.state(), ContainerState::ContainerCreated);
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn a_connection_that_breaks_is_no_monitors_death() {
     let Some(node) = Node::own().await else { return };
     let image = node.busybox().await;

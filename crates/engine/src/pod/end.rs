@@ -164,8 +164,8 @@ impl Owner {
     async fn note_unseen_ends(&mut self) -> Result<()> {
         let mut faults = Faults::default();
         let (hierarchy, subject) = (Arc::clone(&self.shared.hierarchy), Subject::of(&self.record));
-        let running: Vec<_> = self.record.containers.iter().filter(|container| container.is_running()).map(|c| c.id.clone()).collect();
-        for id in running {
+        let left: Vec<_> = self.record.containers.iter().filter(|container| !container.has_ended()).map(|c| c.id.clone()).collect();
+        for id in left {
             match cgroups::remove_container(&hierarchy, &subject.location(&hierarchy, &id)).await {
                 Ok(()) => self.note_unseen_end(&id).await,
                 failed => faults.note(failed),
@@ -174,18 +174,20 @@ impl Owner {
         faults.result()
     }
 
-    /// A container whose monitor is gone.
+    /// A container whose monitor is gone. By its record it may not have been started: its daemon may have been killed before it
+    /// wrote that down, and then only the exit on file tells of it.
     pub(super) async fn note_unseen_end(&mut self, id: &ContainerId) {
         let path = self.directory.container(id).exit();
-        match record::read::<ExitRecord>(&path) {
-            Ok(exit) => return self.note_exit(id, &exit).await,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => self.shared.layout.quarantine().take(&path, error),
-        }
         let started_at = match self.record.container(id).map(|container| &container.phase) {
             Some(ContainerPhase::Running { started_at, .. }) => Some(*started_at),
             _ => None,
         };
+        match record::read::<ExitRecord>(&path) {
+            Ok(exit) => return self.note_exit(id, &exit).await,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && started_at.is_none() => return,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => self.shared.layout.quarantine().take(&path, error),
+        }
         let exit = Exit { code: ExitCode::Unknown, at: clock::now(), oom_killed: false };
         self.note_end(id, started_at, exit, "its monitor ended before it did, so its exit status is not known".to_owned()).await;
     }
