@@ -191,6 +191,47 @@ async fn a_start_outlives_the_connection_that_it_was_asked_for_over() {
 }
 
 #[tokio::test]
+async fn a_stop_ends_a_start_that_was_asked_for_over_another_connection() {
+    let Some(mut node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let volume = Volume::mount(&node.scratch().join("volume"));
+    let pod = node.pod("starting").await;
+    let below = format!("{}/below", volume.path());
+    let container = pod.create(&ContainerSpec::new("c", &image).mount(&below, "/volume", false)).await;
+    let created = pod.create(&ContainerSpec::new("created", &image)).await;
+    volume.turn_deaf();
+    let (cri, id) = (node.cri.clone(), container.id.clone());
+    let starting = tokio::spawn(async move { cri.start(&id).await });
+    eventually("the container's process", || async { (!container.host_pids().is_empty()).then_some(()) }).await;
+    node.restart().await;
+    starting.await.expect("the call itself does not panic").expect_err("its daemon was killed");
+    assert_eq!(container.status().await.state(), ContainerState::ContainerCreated, "nobody knows yet how it ends");
+    container.stop(30).await;
+    let status = container.status().await;
+    assert_eq!((status.state(), status.reason.as_str()), (ContainerState::ContainerExited, "StartError"), "{status:?}");
+    assert!(container.host_pids().is_empty());
+    created.stop(30).await;
+    assert_eq!(created.status().await.state(), ContainerState::ContainerCreated);
+
+    // Only the monitor knows whether it was started.
+    let monitor = Pid::from_raw(node.footprint.monitor(&pod.id)).expect("a process id");
+    kill_process(monitor, Signal::STOP).expect("stopping the monitor");
+    node.restart().await;
+    for grace in [0, 30] {
+        node.refused(node.cri.stop(&created.id, grace).await, Code::DeadlineExceeded, "does not answer");
+    }
+    kill_process(monitor, Signal::CONT).expect("waking the monitor");
+    eventually("the monitor to be heard", || async { node.cri.stop(&created.id, 0).await.ok() }).await;
+    kill_process(monitor, Signal::STOP).expect("stopping the monitor");
+    node.restart().await;
+    pod.stop().await;
+    created.stop(30).await;
+    created.remove().await;
+    drop(volume);
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn a_monitor_that_stands_still_when_a_daemon_starts_costs_no_container() {
     let Some(mut node) = Node::own().await else { return };
     let image = node.busybox().await;

@@ -85,10 +85,8 @@ impl Owner {
         if container.phase != ContainerPhase::Created {
             return Err(Refusal::wrong_state(format!("container {id} was started before")).into());
         }
-        if self.is_unheard {
-            // It may have been started since it was put on record.
-            let problem = "the pod's monitor does not answer";
-            return Err(Failure::new("starting container", id, problem).kind(FailureKind::TimedOut).into());
+        if self.may_have_been_started(id) {
+            return Err(self.unheard("starting container", id));
         }
         let work = async {
             match self.starting.contains(id) {
@@ -106,6 +104,17 @@ impl Owner {
             }
             outcome => self.note_start(id, outcome).await,
         }
+    }
+
+    /// Whether a start that is not on record is known to nobody but a monitor that has not been heard.
+    pub(super) fn may_have_been_started(&self, id: &ContainerId) -> bool {
+        let is_unheard = self.is_unheard && self.monitor.is_some();
+        is_unheard && self.record.container(id).is_some_and(|container| container.phase == ContainerPhase::Created)
+    }
+
+    /// Why nothing can be done that depends on what only the monitor knows.
+    pub(super) fn unheard(&self, stage: &'static str, id: &ContainerId) -> Error {
+        Failure::new(stage, id, "the pod's monitor does not answer").kind(FailureKind::TimedOut).into()
     }
 
     fn start_of(&self, id: &ContainerId, container: &ContainerRecord) -> Start {

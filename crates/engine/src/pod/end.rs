@@ -15,8 +15,11 @@ use crate::undead::Undead;
 use crate::{cgroups, clock, record};
 
 impl Owner {
-    /// Sends a running container its stop signal, once.
+    /// Sends a running container its stop signal, once. One that is being started has nobody yet to heed it.
     pub(super) async fn ask_to_end(&mut self, id: &ContainerId) -> Result<watch::Receiver<bool>> {
+        if self.starting.contains(id) || self.may_have_been_started(id) {
+            return self.kill(id).await;
+        }
         let news = self.news_of_end(id);
         let running = self.record.container(id).filter(|container| container.is_running());
         let Some(signal) = running.map(|container| container.stop_signal) else { return Ok(news) };
@@ -28,13 +31,19 @@ impl Owner {
         Ok(news)
     }
 
-    /// Kills every process of a container.
+    /// Kills every process of a container, and so ends its start if that is under way.
+    ///
+    /// # Errors
+    /// They cannot be killed, or it is not known whether there are any.
     pub(super) async fn kill(&mut self, id: &ContainerId) -> Result<watch::Receiver<bool>> {
-        let news = self.news_of_end(id);
         if let Some(live) = self.containers.get(id) {
             cgroups::kill(Arc::clone(&live.cgroup)).await?;
         }
-        Ok(news)
+        self.end_start(id).await?;
+        if self.may_have_been_started(id) {
+            return Err(self.unheard("ending the start of container", id));
+        }
+        Ok(self.news_of_end(id))
     }
 
     /// Turns true when the container has ended; is true if it does not run.
@@ -51,7 +60,6 @@ impl Owner {
             return Ok(());
         }
         self.kill(id).await?;
-        self.end_start(id).await?;
         self.wait_until_ended(Some(id)).await?;
         self.discard_container(id).await?;
         self.record.containers.retain(|container| &container.id != id);
