@@ -161,6 +161,30 @@ async fn a_connection_that_breaks_is_no_monitors_death() {
 }
 
 #[tokio::test]
+async fn a_monitor_that_cannot_be_connected_to_for_want_of_descriptors_is_not_dead() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let pod = node.pod("connected").await;
+    let container = pod.start(&ContainerSpec::new("c", &image)).await;
+    let created = pod.create(&ContainerSpec::new("created", &image)).await;
+    let daemon = node.daemon_pid();
+    let limit = |soft: &str| host::run("prlimit", &[&format!("--pid={daemon}"), &format!("--nofile={soft}:")]).expect("prlimit");
+    let before = host::run("prlimit", &[&format!("--pid={daemon}"), "--nofile", "--noheadings", "--output=SOFT"]).expect("prlimit");
+    limit("3");
+    assert!(node.break_links() > 0, "there is no connection to break");
+    eventually("the want of descriptors", || async { node.daemon_log().contains("cannot be talked to now").then_some(()) }).await;
+    assert_eq!(pod.status().await.state(), PodSandboxState::SandboxReady);
+    assert_eq!(container.status().await.state(), ContainerState::ContainerRunning);
+    node.refused(node.cri.start(&created.id).await, Code::DeadlineExceeded, "does not answer");
+    limit(before.trim());
+    eventually("another connection", || async { node.daemon_log().contains("connected to the pod's monitor again").then_some(()) }).await;
+    assert_eq!(container.exec(&["/bin/true"]).await.code, 0);
+    created.start().await;
+    assert_eq!(node.daemon_log().matches("cannot be talked to now").count(), 1);
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn a_start_outlives_the_connection_that_it_was_asked_for_over() {
     let Some(node) = Node::own().await else { return };
     let image = node.busybox().await;

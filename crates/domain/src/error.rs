@@ -120,7 +120,7 @@ fn errno_of(source: &(dyn std::error::Error + 'static)) -> Option<Errno> {
 
 fn kind_of(errno: Errno) -> FailureKind {
     match errno {
-        Errno::NOSPC | Errno::DQUOT | Errno::MFILE | Errno::NFILE | Errno::NOMEM => FailureKind::Exhausted,
+        Errno::NOSPC | Errno::DQUOT | Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS => FailureKind::Exhausted,
         Errno::TIMEDOUT => FailureKind::TimedOut,
         _ => FailureKind::Internal,
     }
@@ -245,6 +245,7 @@ mod tests {
             }
         }
         assert_eq!(Failure::new("cloning", "x", Errno::NOMEM).kind, FailureKind::Exhausted);
+        assert_eq!(Failure::new("connecting", "x", Errno::NOBUFS).kind, FailureKind::Exhausted);
         assert_eq!(Failure::new("opening", "x", Errno::NOENT).kind, FailureKind::Internal);
         assert_eq!(Failure::new("waiting", "x", std::io::Error::from(std::io::ErrorKind::TimedOut)).kind, FailureKind::TimedOut);
     }

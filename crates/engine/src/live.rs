@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use coracle_cgroup::Cgroup;
-use coracle_domain::{ContainerId, ContainerPhase, ContainerView, Failure, Refusal, Result};
+use coracle_domain::{ContainerId, ContainerPhase, ContainerView, Failure, FailureKind, Refusal, Result};
 use coracle_monitor::client::Monitor;
 use coracle_plan::{Namespaces, PidNamespace, Process};
 use rustix::thread::CapabilitySet;
@@ -104,12 +104,16 @@ impl LiveContainer {
     }
 
     /// Ends the execs of a former daemon, since whoever talked to them is gone, and learns what the container runs: once.
-    pub(crate) fn take_up(&self, model: impl FnOnce() -> Option<Model>) {
-        self.model.get_or_init(|| {
+    ///
+    /// # Errors
+    /// Those of `model`; then it is to be called again.
+    pub(crate) fn take_up(&self, model: impl FnOnce() -> Result<Option<Model>>) -> Result<()> {
+        if self.model.get().is_none() {
             // One that cannot be killed delays nobody.
             drop(leaf::end_all(&self.cgroup));
-            model()
-        });
+            let _ = self.model.set(model()?);
+        }
+        Ok(())
     }
 
     fn model(&self) -> Option<&Model> {
@@ -119,11 +123,16 @@ impl LiveContainer {
     /// What it runs: the model of its execs.
     ///
     /// # Errors
-    /// Its Plan was damaged when this daemon took it over.
+    /// This daemon has not taken it up yet, or its Plan was damaged then.
     pub(crate) fn process(&self) -> Result<&Process> {
-        self.model().map(|model| &model.process).ok_or_else(|| {
-            let failure = Failure::new("reading the plan of the container in", self.cgroup.location(), "it was damaged and put aside");
-            failure.hint("the container runs on and can be stopped, but takes no execs").into()
-        })
+        let failure = |problem| Failure::new("reading the plan of the container in", self.cgroup.location(), problem);
+        match self.model.get() {
+            Some(Some(model)) => Ok(&model.process),
+            Some(None) => {
+                let failure = failure("it was damaged and put aside");
+                Err(failure.hint("the container runs on and can be stopped, but takes no execs").into())
+            }
+            None => Err(failure("there is no connection to the pod's monitor yet").kind(FailureKind::Unavailable).into()),
+        }
     }
 }

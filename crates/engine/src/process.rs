@@ -82,7 +82,10 @@ fn after_name(stat: &[u8]) -> Option<&str> {
 
 /// The processes whose standard error is the file `path`, told by names, since who asks a dead disk for more waits for it.
 pub(crate) fn complaining_into(path: &Path) -> io::Result<Vec<MonitorIdentity>> {
-    let path = fs::canonicalize(path)?;
+    let path = match fs::canonicalize(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        path => path?,
+    };
     let pids = fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     // In this order: who gets the number of one that ends meanwhile started later.
     let processes = pids.filter_map(|pid: i32| Some(MonitorIdentity { pid, started: start_time(pid).ok()? }));
@@ -158,6 +161,7 @@ mod tests {
         child.wait().unwrap();
         assert_eq!(found, [i32::try_from(child.id()).unwrap()]);
         assert_eq!(complaining_into(&log).unwrap().len(), 0);
+        assert_eq!(complaining_into(&directory.path().join("absent")).unwrap().len(), 0);
     }
 
     #[tokio::test]

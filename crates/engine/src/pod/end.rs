@@ -175,7 +175,7 @@ impl Owner {
         let left: Vec<_> = self.record.containers.iter().filter(|container| !container.has_ended()).map(|c| c.id.clone()).collect();
         for id in left {
             match cgroups::remove_container(&hierarchy, &subject.location(&hierarchy, &id)).await {
-                Ok(()) => self.note_unseen_end(&id).await,
+                Ok(()) => faults.note(self.note_unseen_end(&id).await),
                 failed => faults.note(failed),
             }
         }
@@ -184,19 +184,26 @@ impl Owner {
 
     /// A container whose monitor is gone. By its record it may not have been started: its daemon may have been killed before it
     /// wrote that down, and then only the exit on file tells of it.
-    pub(super) async fn note_unseen_end(&mut self, id: &ContainerId) {
+    ///
+    /// # Errors
+    /// What is on file cannot be read just now.
+    pub(super) async fn note_unseen_end(&mut self, id: &ContainerId) -> Result<()> {
         let path = self.directory.container(id).exit();
         let started_at = match self.record.container(id).map(|container| &container.phase) {
             Some(ContainerPhase::Running { started_at, .. }) => Some(*started_at),
             _ => None,
         };
         match record::read::<ExitRecord>(&path) {
-            Ok(exit) => return self.note_exit(id, &exit).await,
-            Err(error) if error.kind() == io::ErrorKind::NotFound && started_at.is_none() => return,
+            Ok(exit) => {
+                self.note_exit(id, &exit).await;
+                return Ok(());
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && started_at.is_none() => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => self.shared.layout.quarantine().take(&path, error),
+            Err(error) => self.put_aside(&path, error)?,
         }
         let exit = Exit { code: ExitCode::Unknown, at: clock::now(), oom_killed: false };
         self.note_end(id, started_at, exit, "its monitor ended before it did, so its exit status is not known".to_owned()).await;
+        Ok(())
     }
 }

@@ -42,7 +42,7 @@ use crate::stats::{self, Meter};
 
 /// Commands that may wait in an inbox; a caller beyond that waits for room.
 const INBOX: usize = 64;
-/// How long a change that could not be written down waits for the next attempt.
+/// How long what cannot be done for want of room waits for the next attempt.
 const PAUSE: Duration = Duration::from_secs(5);
 
 type Answer<T> = oneshot::Sender<Result<T>>;
@@ -56,7 +56,7 @@ pub(crate) enum Command {
     Start(ContainerId, Answer<()>),
     /// Take note of how its start ended, that was asked for over another connection.
     ConcludeStart(ContainerId, Result<Started>),
-    /// Connect to the monitor again, which did not answer, and does now.
+    /// Connect to the monitor again, which did not answer or could not be connected to, and may now.
     ConnectAgain,
     /// Send its stop signal, unless it was sent before; answers with the news of its end.
     AskToEnd(ContainerId, Answer<watch::Receiver<bool>>),
@@ -180,7 +180,8 @@ impl Owner {
             Command::Create(request, answer) => reply(answer, self.create_container(*request).await),
             Command::Start(id, answer) => reply(answer, self.start_container(&id).await),
             Command::ConcludeStart(id, outcome) => self.conclude_start(&id, outcome).await,
-            Command::ConnectAgain => self.connect_again().await,
+            Command::ConnectAgain if self.is_unheard => self.connect_again().await,
+            Command::ConnectAgain => {}
             Command::AskToEnd(id, answer) => reply(answer, self.ask_to_end(&id).await),
             Command::Kill(id, answer) => reply(answer, self.kill(&id).await),
             Command::RemoveContainer(id, answer) => reply(answer, self.remove_container(&id).await),

@@ -10,6 +10,7 @@
 //! container that runs by the record is a living child of the pod's monitor, and there is no record of its exit.
 
 use std::collections::{HashSet, VecDeque};
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +22,9 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use super::Owner;
+use super::connection::is_exhausted;
 use super::teardown::{Subject, Teardown};
+use super::{Owner, PAUSE};
 use crate::live::LiveContainer;
 use crate::record::{ContainerRecord, MonitorIdentity, PodRecord};
 use crate::recoveries::Recovery;
@@ -149,7 +151,7 @@ async fn in_place(place: OwnedSemaphorePermit, work: impl Future<Output = ()>) {
 }
 
 fn find(shared: &Arc<Shared>, id: &PodId) -> Finding {
-    let record = match PodRecord::load(&shared.layout.pod(id).record()) {
+    let record = match load(&shared.layout.pod(id).record()) {
         Ok(record) if &record.id == id => record,
         Ok(_) => return Finding::Unreadable("its record names another pod".to_owned()),
         Err(error) => return Finding::Unreadable(error.to_string()),
@@ -165,6 +167,22 @@ fn find(shared: &Arc<Shared>, id: &PodId) -> Finding {
     owner.adopt_ports();
     owner.publish();
     Finding::Made(Box::new(owner))
+}
+
+/// Reads a record, and waits for what that takes. Blocks.
+fn load(path: &Path) -> Result<PodRecord> {
+    let mut is_told = false;
+    loop {
+        match PodRecord::load(path) {
+            Err(error) if is_exhausted(&error) => {
+                if !std::mem::replace(&mut is_told, true) {
+                    warn!(%error, "a pod's record cannot be read now");
+                }
+                std::thread::sleep(PAUSE);
+            }
+            loaded => return loaded,
+        }
+    }
 }
 
 /// Tears down a pod of which nothing reliable is known; its record is kept aside for whoever wants to know.

@@ -1,6 +1,7 @@
 //! What a monitor reports, as the rest of the daemon words it.
 
 use std::io;
+use std::path::Path;
 
 use coracle_domain::{Error, Failure, FailureKind, Refusal};
 use rustix::io::Errno;
@@ -15,6 +16,18 @@ pub(super) fn of_spawning(stage: &'static str, subject: impl std::fmt::Display, 
     let exhausted = error.kind() == io::ErrorKind::WouldBlock;
     let failure = Failure::new(stage, subject, error);
     if exhausted { failure.kind(FailureKind::Exhausted).hint(PIDS) } else { failure }
+}
+
+/// The failure to connect to a monitor. Only of some errors it follows that none is there: the daemon may lack descriptors or
+/// memory, or the monitor stand still and its queue be full.
+pub(super) fn of_connecting(directory: &Path, error: io::Error) -> Failure {
+    let kind = match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Some(FailureKind::Unavailable),
+        io::ErrorKind::WouldBlock => Some(FailureKind::Exhausted),
+        _ => None,
+    };
+    let failure = Failure::new("connecting to the monitor of", directory.display(), error);
+    Failure { kind: kind.unwrap_or(failure.kind), ..failure }
 }
 
 /// A failure with the kernel's error as its source, and advice where the cause is well known. A program that cannot be
@@ -77,6 +90,15 @@ mod tests {
 
     fn fault(stage: &str, errno: Errno) -> Fault {
         Fault { stage: stage.to_owned(), subject: "/bin/x".to_owned(), errno: errno.raw_os_error() }
+    }
+
+    #[test]
+    fn nobody_is_there_only_if_the_kernel_says_so() {
+        use FailureKind::{Exhausted, Internal, Unavailable};
+        let kind = |errno: Errno| of_connecting(Path::new("/pod"), errno.into()).kind;
+        assert_eq!([Errno::CONNREFUSED, Errno::NOENT].map(kind), [Unavailable; 2]);
+        assert_eq!([Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::AGAIN].map(kind), [Exhausted; 5]);
+        assert_eq!([Errno::LOOP, Errno::PROTOTYPE].map(kind), [Internal; 2]);
     }
 
     #[test]

@@ -73,7 +73,7 @@ impl Monitor {
     /// come from the receiver, which ends with the monitor; it must be read, or it grows.
     ///
     /// # Errors
-    /// No monitor listens there ([`FailureKind::Unavailable`]), or it does not answer as one.
+    /// As for [`Monitor::open`], or it does not answer as a monitor.
     pub async fn connect(directory: &Path) -> Result<(Self, mpsc::UnboundedReceiver<Box<Event>>)> {
         let (monitor, events) = Self::open(directory, 0).await?;
         let hello = monitor.call(Request::Hello, Vec::new()).await?;
@@ -84,15 +84,19 @@ impl Monitor {
     /// first revision.
     ///
     /// # Errors
-    /// No monitor listens there ([`FailureKind::Unavailable`]).
+    /// No monitor listens there ([`FailureKind::Unavailable`]), or no connection can be made just now
+    /// ([`FailureKind::Exhausted`]).
     pub async fn open(directory: &Path, pid: i32) -> Result<(Self, mpsc::UnboundedReceiver<Box<Event>>)> {
-        let stage = "connecting to the monitor of";
-        let unavailable = |error| Failure::new(stage, directory.display(), error).kind(FailureKind::Unavailable);
-        let stream = connect(directory).await.map_err(unavailable)?;
+        let stream = connect(directory).await.map_err(|error| failure::of_connecting(directory, error))?;
         let (outgoing, calls) = mpsc::channel(CALLS);
         let (events, receiver) = mpsc::unbounded_channel();
         tokio::spawn(Link::new(stream, events).run(calls));
         Ok((Self { outgoing, pid, revision: 0 }, receiver))
+    }
+
+    /// The monitor that is process `pid`, without a connection: all calls fail as [`FailureKind::Unavailable`].
+    pub fn unreached(pid: i32) -> Self {
+        Self { outgoing: mpsc::channel(1).0, pid, revision: 0 }
     }
 
     /// Hears who the monitor is and what it knows of its containers. Both are asked for at once, which wakes it once.
