@@ -3,7 +3,7 @@
 
 use std::net::TcpListener;
 
-use coracle_e2e::api::{ContainerState, ImageFsInfoRequest, ReopenContainerLogRequest};
+use coracle_e2e::api::{ContainerState, Device, ImageFsInfoRequest, ReopenContainerLogRequest};
 use coracle_e2e::image::Image;
 use coracle_e2e::volume::{ABSENT, STUCK, Volume};
 use coracle_e2e::{Code, Container, ContainerSpec, Node, PodSpec, Status, eventually, host};
@@ -65,6 +65,7 @@ async fn a_volume_that_stops_answering_costs_only_its_own_pods() {
     let below = format!("{}/below", volume.path());
     let created = starter.create(&ContainerSpec::new("c", &image).mount(&below, "/volume", false)).await;
     let maker = node.pod("maker").await;
+    let device_maker = node.pod("device-maker").await;
     volume.fall_silent();
     eventually("a process to wait for the volume", || async { (volume.swallowed() > 0).then_some(()) }).await;
 
@@ -72,12 +73,17 @@ async fn a_volume_that_stops_answering_costs_only_its_own_pods() {
     let start = tokio::spawn(async move { cri.start(&id).await });
     let (pod, late) = (maker.clone(), ContainerSpec::new("late", &image).mount(volume.path(), "/volume", false));
     let create = tokio::spawn(async move { pod.try_create(&late).await });
+    let device = Device { host_path: below.clone(), container_path: "/dev/x".to_owned(), permissions: "r".to_owned() };
+    let with_device = ContainerSpec::new("late", &image).with(|config| config.devices.push(device));
+    let create_device = tokio::spawn(async move { device_maker.try_create(&with_device).await });
     let (cri, id) = (node.cri.clone(), asking.id.clone());
     let stop = tokio::spawn(async move { cri.stop(&id, 0).await });
     all_goes_on(&node, &image, "neighbour").await;
-    assert!(!start.is_finished() && !create.is_finished(), "they wait for the volume meanwhile");
+    let waiting = [start.is_finished(), create.is_finished(), create_device.is_finished()];
+    assert_eq!(waiting, [false; 3], "they wait for the volume meanwhile");
     ended_at_its_deadline(stop.await.expect("the call itself does not panic"), &["container", &asking.id, "SIGKILL", "state D"]);
     ended_at_its_deadline(create.await.expect("the call itself does not panic"), &["looking at the host path", volume.path()]);
+    ended_at_its_deadline(create_device.await.expect("the call itself does not panic"), &["looking at the device", &below]);
     ended_at_its_deadline(start.await.expect("the call itself does not panic"), &["starting container", &created.id]);
     let stop = node.cri.stop_pod(&user.id).await;
     ended_at_its_deadline(stop, &["pod", &user.id, "SIGKILL", "state D"]);

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use coracle_domain::{ContainerRequest, During, MountSource, Refusal, Result};
+use coracle_domain::{During, Refusal, Result};
 use coracle_spec::{Selinux, SelinuxLabels};
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, XattrFlags, fstat, getxattr, openat, setxattr};
 use rustix::io::Errno;
@@ -51,18 +51,8 @@ pub(crate) fn check(labels: &SelinuxLabels) -> Result<()> {
     Ok(())
 }
 
-/// Gives a container's labels to the volumes that ask for them. May take long.
-pub(crate) fn relabel_volumes(request: &ContainerRequest, labels: &SelinuxLabels) -> Result<()> {
-    for mount in request.mounts.iter().filter(|mount| mount.relabel) {
-        if let MountSource::Host(path) = &mount.source {
-            relabel(path, &labels.file)?;
-        }
-    }
-    Ok(())
-}
-
 /// Labels a file or directory of the node and all that is in it, links not followed. Where the file system has no labels
-/// nothing happens.
+/// nothing happens. May take long.
 pub(crate) fn relabel(path: &Path, label: &str) -> Result<()> {
     let stage = "relabelling";
     let place = fs::canonicalize(path).during(stage, path.display())?;

@@ -1,5 +1,5 @@
-//! What a container's mounts need of the node before they can be described: sources that are there and may be shared,
-//! and the layers of images.
+//! What a container's mounts and devices need of the node before they can be described: sources that are there and may be
+//! shared, their labels, and the layers of images.
 //!
 //! Looking at a host path can hang on a dead server, so it is done on a thread of its own and not waited for for ever.
 
@@ -14,11 +14,13 @@ use coracle_domain::{
 };
 use coracle_failpoint::{Point, reach};
 use coracle_image::Store;
+use coracle_spec::DeviceNode;
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::cgroups::blocking;
 use crate::deadline::{SET_UP, within};
+use crate::{node, selinux};
 
 /// The images among a container's mounts, in the mounts' order.
 #[derive(Debug, Default)]
@@ -60,6 +62,24 @@ async fn claim(
 pub(crate) struct Looks(Mutex<HashMap<PathBuf, Weak<Semaphore>>>);
 
 impl Looks {
+    /// Does what may hang at a host path, on a thread of its own, when nobody else does.
+    async fn look<T: Send + 'static>(
+        &self,
+        stage: &'static str,
+        path: &Path,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let look = async {
+            let turn = self.at(path).await?;
+            blocking(move || {
+                let _turn = turn;
+                work()
+            })
+            .await
+        };
+        within(SET_UP, stage, &path.display().to_string(), look).await
+    }
+
     /// Waits until nobody else looks at the path. It is free again when the permit is dropped.
     async fn at(&self, path: &Path) -> Result<OwnedSemaphorePermit> {
         self.turn(path).acquire_owned().await.during("waiting for a look at the host path", path.display())
@@ -81,18 +101,30 @@ impl Looks {
 pub(crate) async fn sources(looks: &Looks, request: &ContainerRequest) -> Result<()> {
     for mount in &request.mounts {
         let MountSource::Host(path) = &mount.source else { continue };
-        let look = async {
-            let turn = looks.at(path).await?;
-            let mount = mount.clone();
-            blocking(move || {
-                let _turn = turn;
-                source(&mount)
-            })
-            .await
-        };
-        within(SET_UP, "looking at the host path", &path.display().to_string(), look).await?;
+        let mount = mount.clone();
+        looks.look("looking at the host path", path, move || source(&mount)).await?;
     }
     Ok(())
+}
+
+/// Gives a label to the volumes that ask for one. Of large ones it takes more than one call: what has it is not touched again.
+pub(crate) async fn relabel(looks: &Looks, request: &ContainerRequest, label: &str) -> Result<()> {
+    for mount in request.mounts.iter().filter(|mount| mount.relabel) {
+        let MountSource::Host(path) = &mount.source else { continue };
+        let (place, label) = (path.clone(), label.to_owned());
+        looks.look("relabelling", path, move || selinux::relabel(&place, &label)).await?;
+    }
+    Ok(())
+}
+
+/// The device nodes that a request means.
+pub(crate) async fn devices(looks: &Looks, request: &ContainerRequest) -> Result<Vec<DeviceNode>> {
+    let mut devices = Vec::new();
+    for device in &request.devices {
+        let asked = device.clone();
+        devices.extend(looks.look("looking at the device", &device.host, move || node::requested(&asked)).await?);
+    }
+    Ok(devices)
 }
 
 fn source(mount: &Mount) -> Result<()> {

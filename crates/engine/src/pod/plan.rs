@@ -46,7 +46,7 @@ impl Owner {
             user,
             volumes: volumes::images(images, request, id).await?,
             rootfs,
-            devices: devices(request)?,
+            devices: volumes::devices(&self.shared.looks, request).await?,
             profile: seccomp_profile(request).await?,
         })
     }
@@ -73,10 +73,17 @@ impl Owner {
             seccomp_profile: parts.profile.as_deref(),
         };
         if let Some(labels) = spec.selinux_labels() {
-            give_labels(request, labels).await?;
+            self.give_labels(request, labels).await?;
         }
         let model = self.write_plan(&spec, &parts.rootfs, &cgroup)?;
         Ok((cgroup, model))
+    }
+
+    /// Finds out whether the policy has a container's labels, and gives them to its volumes.
+    async fn give_labels(&self, request: &ContainerRequest, labels: SelinuxLabels) -> Result<()> {
+        let file = labels.file.clone();
+        cgroups::blocking(move || selinux::check(&labels)).await?;
+        volumes::relabel(&self.shared.looks, request, &file).await
     }
 
     async fn make_cgroup(&self, id: &ContainerId, request: &ContainerRequest, devices: &[DeviceNode]) -> Result<Cgroup> {
@@ -165,24 +172,6 @@ fn cgroup_view(cgroup: &Cgroup) -> CgroupView {
     let own = cgroup.visible().into_iter();
     let hierarchies: Vec<_> = own.map(|own| CgroupHierarchy { name: own.name, source: own.directory, aliases: Vec::new() }).collect();
     if hierarchies.is_empty() { CgroupView::Unified } else { CgroupView::Hierarchies(hierarchies) }
-}
-
-/// Finds out whether the policy has a container's labels, and gives them to its volumes.
-async fn give_labels(request: &ContainerRequest, labels: SelinuxLabels) -> Result<()> {
-    let request = request.clone();
-    cgroups::blocking(move || {
-        selinux::check(&labels)?;
-        selinux::relabel_volumes(&request, &labels)
-    })
-    .await
-}
-
-fn devices(request: &ContainerRequest) -> Result<Vec<DeviceNode>> {
-    let mut devices = Vec::new();
-    for device in &request.devices {
-        devices.extend(node::requested(device)?);
-    }
-    Ok(devices)
 }
 
 /// The profile that a request names; a privileged container has none, whatever it names.
