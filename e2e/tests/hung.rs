@@ -5,6 +5,7 @@ use std::net::TcpListener;
 
 use coracle_e2e::api::{ContainerState, Device, ImageFsInfoRequest, ReopenContainerLogRequest};
 use coracle_e2e::image::Image;
+use coracle_e2e::session::{STDERR, Session, exit_code, script};
 use coracle_e2e::volume::{ABSENT, STUCK, Volume};
 use coracle_e2e::{Code, Container, ContainerSpec, Node, PodSpec, Status, eventually, host};
 
@@ -188,6 +189,9 @@ async fn what_waits_for_a_dead_volume_with_a_pipe_in_its_hand_costs_only_its_own
         let output = leaving.await.expect("the call itself does not panic").expect("what is left behind is not waited for");
         assert_eq!((output.exit_code, output.stderr.as_slice()), (0, &b"said\n"[..]));
     }
+    let mut session = Session::exec(&node, script(&container, &format!("cat {file} & sleep 1; echo said >&2"))).await;
+    assert_eq!(exit_code(&session.end().await), 0);
+    assert_eq!(session.text(STDERR), "said\n");
     all_goes_on(&node, &image, "other").await;
     ended_at_its_deadline(reading.await.expect("the call itself does not panic"), &["running a command"]);
     pod.stop().await;

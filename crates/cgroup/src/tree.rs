@@ -84,7 +84,7 @@ impl Tree {
             }
             let outcome = signal_all(listing);
             if let Some(freezer) = freezer {
-                ignore_gone(file::write(freezer, "freezer.state", "THAWED"))?;
+                thaw(freezer)?;
             }
             let known = signalled.len();
             signalled.extend(outcome?);
@@ -223,6 +223,12 @@ fn freeze(freezer: &Path) -> io::Result<()> {
         std::thread::sleep(Duration::from_millis(1));
     }
     Ok(())
+}
+
+/// Thaws a cgroup and those below: the container may have frozen some of them itself.
+fn thaw(freezer: &Path) -> io::Result<()> {
+    let thaw = |each: &PathBuf| ignore_gone(file::write(each, "freezer.state", "THAWED"));
+    subtree(freezer)?.iter().try_for_each(thaw)
 }
 
 fn ignore_gone(outcome: io::Result<()>) -> io::Result<()> {

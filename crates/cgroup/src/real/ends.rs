@@ -27,6 +27,21 @@ fn kill_ends_grandchildren_on_v1_alone() {
 }
 
 #[test]
+fn kill_ends_what_a_container_froze_itself_on_v1_alone() {
+    let Some(machine) = Machine::legacy() else { return };
+    let cgroup = machine.cgroup(&Resources::default());
+    let mut process = spawn(&cgroup, "exec sleep 1000");
+    let freezer = cgroup.legacy_directories().find(|directory| directory.join("freezer.state").exists()).unwrap();
+    let own = freezer.join("own");
+    std::fs::create_dir(&own).unwrap();
+    std::fs::write(own.join("cgroup.procs"), process.0.id().to_string()).unwrap();
+    std::fs::write(own.join("freezer.state"), "FROZEN").unwrap();
+    cgroup.kill().unwrap();
+    eventually("it is dead", || process.0.try_wait().unwrap().is_some());
+    cgroup.remove().unwrap();
+}
+
+#[test]
 fn kill_ends_grandchildren_where_there_is_neither_cgroup_kill_nor_a_freezer() {
     let Some(machine) = Machine::as_it_is() else { return };
     let cgroup = machine.cgroup(&Resources::default());
