@@ -207,10 +207,14 @@ impl Capture {
     /// Takes what is there, and does not wait for more. Asks the kernel: the runtime may not have heard yet.
     async fn drain(&mut self, left: Left) {
         let read = |pipe: &pipe::Receiver, buffer: &mut [u8]| Ok(rustix::io::read(pipe, buffer)?);
+        // What is being read may have found nothing, where there is something by now.
+        if self.reading.is_some() && timeout(LAST_WORDS, self.take(read)).await.is_err() {
+            return;
+        }
         for _ in 0..READS_TO_EMPTY {
             let there_is_more = match left {
-                Left::Nothing if self.reading.is_none() => self.keep(chunk(&self.reader, read)),
-                _ => timeout(LAST_WORDS, self.take(read)).await.unwrap_or(false),
+                Left::Nothing => self.keep(chunk(&self.reader, read)),
+                Left::Something => timeout(LAST_WORDS, self.take(read)).await.unwrap_or(false),
             };
             if !there_is_more {
                 return;
@@ -272,10 +276,14 @@ mod tests {
     #[tokio::test]
     async fn what_is_there_is_taken_without_waiting_for_the_end() {
         for left in [Left::Nothing, Left::Something] {
-            let mut capture = Capture::new().unwrap();
-            rustix::io::write(&capture.writer, b"said").unwrap();
-            capture.drain(left).await;
-            assert_eq!(capture.kept, b"said");
+            for read_before in [None, Some(None), Some(Some(b"this was ".to_vec()))] {
+                let mut capture = Capture::new().unwrap();
+                let before = read_before.clone().flatten().unwrap_or_default();
+                capture.reading = read_before.map(|found| tokio::task::spawn_blocking(|| found));
+                rustix::io::write(&capture.writer, b"said").unwrap();
+                capture.drain(left).await;
+                assert_eq!(capture.kept, [before, b"said".to_vec()].concat());
+            }
         }
     }
 }
