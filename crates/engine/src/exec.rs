@@ -2,9 +2,9 @@
 //! is in `session`.
 //!
 //! An exec changes no pod, so it goes straight to the monitor. The daemon reads the pipes itself, on threads that may block
-//! (see [`Capture`]); the monitor only forks. The call returns when the program itself ends: what its descendants still hold open is not waited for.
-//! They live in a leaf cgroup of the exec's own, which is killed when the call ends, however it ends: if by the daemon's
-//! death, then by the next daemon, for nobody could be told what they say (see `leaf`).
+//! (see [`Capture`]); the monitor only forks. The call returns when the program itself ends: what its descendants still hold
+//! open is not waited for. They live in a leaf cgroup of the exec's own, which is killed when the call ends, however it ends: if
+//! by the daemon's death, then by the next daemon, for nobody could be told what they say (see `leaf`).
 
 use std::convert::Infallible;
 use std::future::pending;

@@ -1,8 +1,8 @@
 //! The pod network: native bridge, address leases, masquerading, host ports.
 //!
 //! It attaches network namespaces that others made to a bridge, says what it counts on them, and dials into them. It keeps no
-//! state on disk: the subnet, leases and host ports are on the engine's record, all else is in the kernel. It speaks netlink itself; no
-//! helper program runs.
+//! state on disk: the subnet, leases and host ports are on the engine's record, all else is in the kernel. It speaks netlink
+//! itself; no helper program runs.
 
 #![forbid(unsafe_code)]
 
