@@ -1,5 +1,7 @@
 //! What all calls together may cost: how many there are, and how many bytes of requests are in work. A call above that is told
 //! RESOURCE_EXHAUSTED at once: waiting for room, two halves of two requests would wait for each other.
+//!
+//! A little of both is each caller's own, so that a few who ask and never read do not lock out the others.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,23 +16,30 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::codegen::http::{Request, Response};
 
-use super::callers::{Busy, Caller};
+use super::callers::Caller;
 
-/// How many calls may be under way.
-const MOST_CALLS: usize = 16 << 10;
-/// How many bytes of requests may be in work: a kubelet's have a few KiB each, eight of the largest fit.
-const MOST_BYTES: usize = 128 << 20;
+/// How many calls may be under way, and how many more of each caller.
+const CALLS: Bound = Bound { most: 16 << 10, own: 16 };
+/// How many bytes of requests may be in work, and how many more of each caller: a kubelet's have a few KiB each, eight of the
+/// largest fit.
+const BYTES: Bound = Bound { most: 128 << 20, own: 64 << 10 };
+
+#[derive(Debug, Clone, Copy)]
+struct Bound {
+    most: usize,
+    own: usize,
+}
 
 /// The bounds, shared by all connections.
 #[derive(Debug, Clone)]
 pub struct Bounds {
-    calls: Arc<AtomicUsize>,
-    bytes: Arc<AtomicUsize>,
+    calls: Pool,
+    bytes: Pool,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { calls: Arc::new(AtomicUsize::new(MOST_CALLS)), bytes: Arc::new(AtomicUsize::new(MOST_BYTES)) }
+        Self { calls: Pool::of(CALLS), bytes: Pool::of(BYTES) }
     }
 }
 
@@ -41,21 +50,40 @@ impl Bounds {
     }
 }
 
-/// A share of what is left, given back when dropped.
+/// What all callers have of something together, and how much they may.
+#[derive(Debug, Clone)]
+struct Pool {
+    bound: Bound,
+    taken: Arc<AtomicUsize>,
+}
+
+impl Pool {
+    fn of(bound: Bound) -> Self {
+        Self { bound, taken: Arc::default() }
+    }
+
+    /// The share of one of a caller's calls. `had` counts what the caller has in all.
+    fn share(&self, had: &Arc<AtomicUsize>) -> Share {
+        Share { pool: self.clone(), had: Arc::clone(had), taken: AtomicUsize::new(0) }
+    }
+}
+
+/// What one call has of a pool, given back when dropped.
 #[derive(Debug)]
 struct Share {
-    left: Arc<AtomicUsize>,
+    pool: Pool,
+    had: Arc<AtomicUsize>,
     taken: AtomicUsize,
 }
 
 impl Share {
-    fn of(left: &Arc<AtomicUsize>) -> Self {
-        Self { left: Arc::clone(left), taken: AtomicUsize::new(0) }
-    }
-
     fn take(&self, amount: usize) -> bool {
-        let taken = self.left.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(amount)).is_ok();
+        let Bound { most, own } = self.pool.bound;
+        let own = self.had.load(Ordering::Acquire).saturating_add(amount) <= own;
+        let sum = |taken: usize| taken.checked_add(amount).filter(|sum| own || *sum <= most);
+        let taken = self.pool.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, sum).is_ok();
         if taken {
+            self.had.fetch_add(amount, Ordering::AcqRel);
             self.taken.fetch_add(amount, Ordering::Relaxed);
         }
         taken
@@ -64,15 +92,10 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.left.fetch_add(*self.taken.get_mut(), Ordering::AcqRel);
+        let taken = *self.taken.get_mut();
+        self.had.fetch_sub(taken, Ordering::AcqRel);
+        self.pool.taken.fetch_sub(taken, Ordering::AcqRel);
     }
-}
-
-/// What a call holds until its answer has been taken.
-#[derive(Debug)]
-struct Held {
-    _call: Share,
-    _busy: Option<Busy>,
 }
 
 /// A service whose calls stay within bounds.
@@ -96,19 +119,19 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let call = Share::of(&self.bounds.calls);
+        let caller = request.extensions().get::<Caller>().cloned().unwrap_or_default();
+        let call = self.bounds.calls.share(&caller.calls);
         if !call.take(1) {
             return Box::pin(async { Ok(exhausted("too many calls are under way").into_http()) });
         }
-        let held = Held { _call: call, _busy: request.extensions().get::<Caller>().map(Caller::busy) };
-        let bytes = Arc::new(Share::of(&self.bounds.bytes));
+        let bytes = Arc::new(self.bounds.bytes.share(&caller.bytes));
         let request = request.map(|body| Body::new(Counted { body, bytes: Arc::clone(&bytes) }));
         let answer = self.service.call(request);
         Box::pin(async move {
             let answer = answer.await;
             // The request has been worked on.
             drop(bytes);
-            answer.map(|answer| answer.map(|body| Body::new(Kept { body, _held: held })))
+            answer.map(|answer| answer.map(|body| Body::new(Kept { body, _call: call })))
         })
     }
 }
@@ -146,7 +169,7 @@ impl HttpBody for Counted {
 /// An answer's body, which is a call under way until it has been taken.
 struct Kept {
     body: Body,
-    _held: Held,
+    _call: Share,
 }
 
 impl HttpBody for Kept {
@@ -201,7 +224,7 @@ mod tests {
     }
 
     fn small() -> Bounds {
-        Bounds { calls: Arc::new(AtomicUsize::new(2)), bytes: Arc::new(AtomicUsize::new(10)) }
+        Bounds { calls: Pool::of(Bound { most: 2, own: 0 }), bytes: Pool::of(Bound { most: 10, own: 0 }) }
     }
 
     /// One frame.
@@ -217,7 +240,13 @@ mod tests {
     }
 
     async fn ask(bounds: &Bounds, bytes: usize) -> Response<Body> {
-        bounds.around(Reader).call(Request::new(Body::new(Whole(Some(vec![0; bytes].into()))))).await.unwrap()
+        ask_as(&Caller::default(), bounds, bytes).await
+    }
+
+    async fn ask_as(caller: &Caller, bounds: &Bounds, bytes: usize) -> Response<Body> {
+        let mut request = Request::new(Body::new(Whole(Some(vec![0; bytes].into()))));
+        request.extensions_mut().insert(caller.clone());
+        bounds.around(Reader).call(request).await.unwrap()
     }
 
     fn code(answer: &Response<Body>) -> &str {
@@ -231,7 +260,7 @@ mod tests {
             assert_eq!(code(&ask(&bounds, 11).await), "8");
             assert_eq!(code(&ask(&bounds, 10).await), "0");
         }
-        assert_eq!(bounds.bytes.load(Ordering::Relaxed), 10);
+        assert_eq!(bounds.bytes.taken.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]
@@ -241,6 +270,26 @@ mod tests {
         assert_eq!(code(&ask(&bounds, 1).await), "8");
         drop(answers);
         assert_eq!(code(&ask(&bounds, 1).await), "0");
-        assert_eq!(bounds.calls.load(Ordering::Relaxed), 2);
+        assert_eq!(bounds.calls.taken.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn those_who_take_no_answer_leave_every_other_its_own() {
+        let bounds = Bounds { calls: Pool::of(Bound { most: 10, own: 2 }), bytes: Pool::of(Bound { most: 10, own: 2 }) };
+        let deaf = Caller::default();
+        let mut kept = Vec::new();
+        for _ in 0..10 {
+            kept.push(ask_as(&deaf, &bounds, 1).await);
+        }
+        assert_eq!(code(&ask_as(&deaf, &bounds, 1).await), "8");
+        let other = Caller::default();
+        for _ in 0..2 {
+            kept.push(ask_as(&other, &bounds, 1).await);
+            assert_eq!(code(kept.last().unwrap()), "0");
+        }
+        assert_eq!(code(&ask_as(&other, &bounds, 1).await), "8");
+        drop(kept);
+        assert_eq!(bounds.calls.taken.load(Ordering::Relaxed), 0);
+        assert_eq!(code(&ask_as(&deaf, &bounds, 1).await), "0");
     }
 }

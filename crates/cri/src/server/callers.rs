@@ -57,13 +57,13 @@ impl Callers {
     fn seat(&mut self, stream: UnixStream, place: OwnedSemaphorePermit) -> Option<Arc<Seat>> {
         self.present.retain(|seat| seat.strong_count() > 0);
         if self.present.len() >= self.most {
-            let idle = self.present.iter().filter_map(Weak::upgrade).filter(|seat| seat.calls.load(Ordering::Acquire) == 0);
+            let idle = self.present.iter().filter_map(Weak::upgrade).filter(|seat| seat.caller.calls.load(Ordering::Acquire) == 0);
             let longest = idle.min_by_key(|seat| seat.last.load(Ordering::Relaxed))?;
             tracing::warn!(most = self.most, "too many connections: one that was idle is closed");
             longest.leave();
             self.present.retain(|seat| !std::ptr::eq(seat.as_ptr(), Arc::as_ptr(&longest)));
         }
-        let seat = Arc::new(Seat { stream, begun: self.begun, last: AtomicU64::new(0), calls: AtomicUsize::new(0), _place: place });
+        let seat = Arc::new(Seat { stream, begun: self.begun, last: AtomicU64::new(0), caller: Caller::default(), _place: place });
         seat.seen();
         self.present.push(Arc::downgrade(&seat));
         Some(seat)
@@ -133,8 +133,7 @@ struct Seat {
     begun: Instant,
     /// When it last said or took something, in milliseconds after `begun`.
     last: AtomicU64,
-    /// Its calls under way.
-    calls: AtomicUsize,
+    caller: Caller,
     _place: OwnedSemaphorePermit,
 }
 
@@ -156,33 +155,20 @@ pub struct Connection {
     seat: Arc<Seat>,
 }
 
-/// Whose a call is: to be found among a request's extensions.
-#[derive(Debug, Clone)]
-pub struct Caller(Arc<Seat>);
-
-impl Caller {
-    /// Notes a call that is under way for as long as the answer lives.
-    pub(super) fn busy(&self) -> Busy {
-        self.0.calls.fetch_add(1, Ordering::AcqRel);
-        Busy(Arc::clone(&self.0))
-    }
-}
-
-/// A call under way.
-#[derive(Debug)]
-pub(super) struct Busy(Arc<Seat>);
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.calls.fetch_sub(1, Ordering::AcqRel);
-    }
+/// Whose a call is, to be found among a request's extensions, and what that caller has of what all share.
+#[derive(Debug, Clone, Default)]
+pub struct Caller {
+    /// Calls under way.
+    pub(super) calls: Arc<AtomicUsize>,
+    /// Bytes of requests in work.
+    pub(super) bytes: Arc<AtomicUsize>,
 }
 
 impl Connected for Connection {
     type ConnectInfo = Caller;
 
     fn connect_info(&self) -> Caller {
-        Caller(Arc::clone(&self.seat))
+        self.seat.caller.clone()
     }
 }
 
@@ -269,16 +255,18 @@ mod tests {
             connection.seat.last.store(at, Ordering::Relaxed);
             connections.push(connection);
         }
-        let call = connections[0].connect_info().busy();
+        let calls = |connection: &Connection, count| connection.connect_info().calls.store(count, Ordering::Relaxed);
+        calls(&connections[0], 1);
         clients.push(UnixStream::connect(&path).await.unwrap());
         let third = callers.next().await.unwrap().unwrap();
         assert!(closed(&mut clients[1]).await, "the first has a call under way");
-        let calls = (call, third.connect_info().busy());
+        calls(&third, 1);
         let mut fourth = UnixStream::connect(&path).await.unwrap();
         // Nobody can make room.
         assert!(tokio::time::timeout(Duration::from_millis(50), callers.next()).await.is_err());
         assert!(closed(&mut fourth).await);
-        drop((calls, connections));
+        calls(&third, 0);
+        drop(connections);
         let mut fifth = UnixStream::connect(&path).await.unwrap();
         let mut accepted = callers.next().await.unwrap().unwrap();
         accepted.write_all(b"hello").await.unwrap();

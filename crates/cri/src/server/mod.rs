@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! socket 0660 root ─ Callers: peer is root, 512 connections ─ HTTP/2: 1000 calls each ─ Bounds: 16,384 calls, 128 MiB asked ─ service
+//!                                                                                      and 16 calls, 64 KiB for each caller
 //! ```
 //!
 //! Whoever may connect is root on the node; these bounds are against faulty callers, not evil ones.
