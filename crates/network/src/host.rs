@@ -3,7 +3,7 @@
 //!
 //! Everything here happens in the network namespace of the calling thread, which must be the host's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 
@@ -174,8 +174,9 @@ impl HostSide<'_> {
 }
 
 /// Makes ports of the bridge those links that are of none: a bridge that somebody deleted leaves its ports behind.
-fn reconnect(socket: &mut Socket, bridge: &Link, links: &[HostLink]) -> Result<(), Rejection> {
-    for link in links {
+fn reconnect(socket: &mut Socket, bridge: &Link, links: &[HostLink]) -> Result<()> {
+    let ports: HashSet<String> = pod_ports(socket, bridge)?.into_iter().map(|port| port.name).collect();
+    for link in links.iter().filter(|link| !ports.contains(&link.name)) {
         let found = find(socket, &request::get_link(&link.name))?;
         if found.is_some_and(|found| found.controller.is_none()) {
             tolerating(Errno::NODEV, socket.execute(&link.connect(bridge)))?;
