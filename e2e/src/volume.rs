@@ -19,12 +19,13 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 /// The name that does not exist.
 pub const ABSENT: &str = "absent";
 
-/// The name of a file of a mebibyte, of which it gives the first [`GIVEN`] bytes and then says nothing. Who waits can be killed.
+/// What the names of files of a mebibyte begin with, of which it gives the first [`GIVEN`] bytes and then says nothing. Who waits can
+/// be killed, unless it falls silent meanwhile.
 pub const STUCK: &str = "stuck";
 
 const GIVEN: u64 = 128 << 10;
-/// The file's number; that of the root directory is 1, and that of all other directories 2.
-const STUCK_NODE: u64 = 3;
+/// From here on numbers are files'; that of the root directory is 1, and that of all other directories 2.
+const FIRST_FILE: u64 = 3;
 
 /// What the server does with requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +80,7 @@ impl Volume {
         self.mood.store(Mood::Silent as u8, Ordering::SeqCst);
     }
 
-    /// How many requests it has taken since it fell silent.
+    /// How many requests it has taken and not answered.
     pub fn swallowed(&self) -> usize {
         self.swallowed.load(Ordering::SeqCst)
     }
@@ -113,16 +114,16 @@ fn serve(mut device: File, mood: &AtomicU8, swallowed: &AtomicUsize) {
         }
         // Whoever asked may have gone away meanwhile.
         let Ok(length) = device.read(&mut request) else { continue };
-        if mood.load(Ordering::SeqCst) == Mood::Silent as u8 {
-            swallowed.fetch_add(1, Ordering::SeqCst);
-        } else if let Some(answer) = answer(&request[..length]) {
-            let _ = device.write(&answer);
+        let heard = Some(&request[..length]).filter(|_| mood.load(Ordering::SeqCst) != Mood::Silent as u8);
+        match heard.and_then(answer) {
+            Some(answer) => drop(device.write(&answer)),
+            None => drop(swallowed.fetch_add(1, Ordering::SeqCst)),
         }
     }
 }
 
-/// The answer to a request: `fuse_in_header` is 40 bytes, of which the second word is the operation, and the number of the
-/// request follows. An interruption is answered with the end of the request that it names.
+/// The answer to a request, empty where none is wanted: `fuse_in_header` is 40 bytes, of which the second word is the operation,
+/// and the number of the request follows. An interruption is answered with the end of the request that it names.
 fn answer(request: &[u8]) -> Option<Vec<u8>> {
     const LOOKUP: u32 = 1;
     const FORGET: u32 = 2;
@@ -139,7 +140,7 @@ fn answer(request: &[u8]) -> Option<Vec<u8>> {
     let node = u64::from_ne_bytes(request.get(16..24)?.try_into().ok()?);
     let mut number = request.get(8..16)?;
     let body = match operation {
-        FORGET | BATCH_FORGET => return None,
+        FORGET | BATCH_FORGET => return Some(Vec::new()),
         INTERRUPT => {
             number = request.get(40..48)?;
             Err(INTERRUPTED)
@@ -148,7 +149,8 @@ fn answer(request: &[u8]) -> Option<Vec<u8>> {
         GETATTR => Ok([vec![0; 16], attributes(node)].concat()),
         LOOKUP if request.get(40..)?.starts_with(ABSENT.as_bytes()) => Err(NO_ENTRY),
         LOOKUP if request.get(40..)?.starts_with(STUCK.as_bytes()) => {
-            Ok([STUCK_NODE.to_ne_bytes().to_vec(), vec![0; 32], attributes(STUCK_NODE)].concat())
+            let digit = request.get(40 + STUCK.len()).map_or(0, |digit| u64::from(*digit));
+            Ok(found(FIRST_FILE + digit))
         }
         OPEN => Ok(vec![0; 16]),
         READ => {
@@ -159,7 +161,7 @@ fn answer(request: &[u8]) -> Option<Vec<u8>> {
             }
             Ok(vec![b'x'; size as usize])
         }
-        LOOKUP => Ok([2_u64.to_ne_bytes().to_vec(), vec![0; 32], attributes(2)].concat()),
+        LOOKUP => Ok(found(2)),
         _ => Err(NO_SYSTEM_CALL),
     };
     let (error, body) = body.map_or_else(|error| (-error, Vec::new()), |body| (0, body));
@@ -175,9 +177,14 @@ fn greeting() -> Vec<u8> {
     bytes
 }
 
+/// `fuse_entry_out`.
+fn found(node: u64) -> Vec<u8> {
+    [node.to_ne_bytes().to_vec(), vec![0; 32], attributes(node)].concat()
+}
+
 /// `fuse_attr` of a directory or a file that anybody may read, and that is not to be remembered.
 fn attributes(node: u64) -> Vec<u8> {
-    let (mode, size) = if node == STUCK_NODE { (0o100_644, 1 << 20) } else { (0o040_755, 4096) };
+    let (mode, size) = if node >= FIRST_FILE { (0o100_644, 1 << 20) } else { (0o040_755, 4096) };
     let words: [u32; 10] = [0, 0, 0, mode, 2, 0, 0, 0, 4096, 0];
     let head = [node, size, size / 512, 0, 0, 0].into_iter().flat_map(u64::to_ne_bytes);
     head.chain(words.into_iter().flat_map(u32::to_ne_bytes)).collect()

@@ -200,6 +200,39 @@ async fn what_waits_for_a_dead_volume_with_a_pipe_in_its_hand_costs_only_its_own
 }
 
 #[tokio::test]
+async fn execs_that_cannot_be_killed_cost_only_their_own_calls_and_are_few() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let volume = Volume::mount(&node.scratch().join("volume"));
+    let pod = node.pod("reader").await;
+    let container = pod.start(&ContainerSpec::new("c", &image).mount(volume.path(), "/volume", false)).await;
+    let session = Session::exec(&node, script(&container, &format!("cat /volume/{STUCK}"))).await;
+    let most = 4;
+    let reading: Vec<_> = (1..most)
+        .map(|digit| {
+            let (cri, id, file) = (node.cri.clone(), container.id.clone(), format!("/volume/{STUCK}{digit}"));
+            tokio::spawn(async move { cri.exec(&id, &["/bin/cat", &file], 5).await })
+        })
+        .collect();
+    eventually("all to wait for the volume", || async { (volume.swallowed() >= most).then_some(()) }).await;
+    volume.fall_silent();
+    for reading in reading {
+        ended_at_its_deadline(reading.await.expect("the call itself does not panic"), &["running a command"]);
+    }
+    drop(session);
+    all_goes_on(&node, &image, "other").await;
+    let one_too_many = async || node.cri.exec(&container.id, &["/bin/true"], 5).await.err();
+    let refused = eventually("an exec to be refused, because too many do not end", one_too_many).await;
+    for words in [&container.id, "earlier execs", "state D"] {
+        assert!(refused.message().contains(words), "the message does not name {words:?}: {refused}");
+    }
+    drop(volume);
+    eventually("execs again", || async { node.cri.exec(&container.id, &["/bin/true"], 5).await.ok() }).await;
+    pod.stop().await;
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn a_start_that_hangs_ends_with_its_monitor() {
     let Some(node) = Node::own().await else { return };
     let image = node.busybox().await;

@@ -98,6 +98,11 @@ impl ExecLeaf {
         self.tree.populated()
     }
 
+    /// The processes that live in it and below.
+    pub fn processes(&self) -> Result<Vec<i32>> {
+        self.tree.processes()
+    }
+
     /// Whether it is there and known to have no process in it or below. Quick from the second time on: the file is held.
     /// Never on pure v1.
     pub fn is_empty(&self) -> bool {

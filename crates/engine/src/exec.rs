@@ -9,7 +9,7 @@
 use std::convert::Infallible;
 use std::future::pending;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -94,10 +94,18 @@ impl Engine {
 }
 
 /// Starts a program in a running container, with these standard streams, or with a socket as the first of them, over
-/// which its terminal comes (see [`coracle_monitor::protocol::Request::Exec`]).
-pub(crate) async fn start(container: &ContainerView, live: &Live, request: Request, streams: [OwnedFd; 3]) -> Result<Started> {
+/// which its terminal comes (see [`coracle_monitor::protocol::Request::Exec`]). Of pipes that it writes to, a further descriptor
+/// of the other end is to be among `pipes` (see [`Leaf::pipes`]).
+pub(crate) async fn start(
+    container: &ContainerView,
+    live: &Live,
+    request: Request,
+    streams: [OwnedFd; 3],
+    pipes: Vec<OwnedFd>,
+) -> Result<Started> {
     let (target, monitor) = live.reach(container)?;
-    let (leaf, exec) = prepare(container, target, request)?;
+    let (mut leaf, exec) = prepare(container, target, request)?;
+    leaf.pipes = pipes;
     let running = within(SET_UP, "starting an exec in container", container.id.as_str(), monitor.exec(exec, streams)).await?;
     Ok(Started { exited: running.exited, leaf })
 }
@@ -105,7 +113,7 @@ pub(crate) async fn start(container: &ContainerView, live: &Live, request: Reque
 /// What the monitor is asked for, and the cgroup that is made for it.
 fn prepare(container: &ContainerView, target: &Arc<LiveContainer>, request: Request) -> Result<(Leaf, Exec)> {
     let process = coracle_spec::exec_process(target.process()?, &request.command, request.terminal)?;
-    let leaf = Leaf::new(target, &request.name)?;
+    let leaf = Leaf::new(target, &container.id, &request.name)?;
     let cgroups = leaf.cgroups();
     let container = container.id.as_str().to_owned();
     Ok((leaf, Exec { exec: request.name, container, process, cgroups, answer: Answer::AtStart }))
@@ -130,6 +138,7 @@ pub(crate) async fn run(container: &ContainerView, live: &Live, request: Request
     let streams = [null()?, stdout.end().during(PIPES, subject)?, stderr.end().during(PIPES, subject)?];
     let (target, monitor) = live.reach(container)?;
     let (mut leaf, exec) = prepare(container, target, request)?;
+    leaf.pipes = vec![stdout.ours().during(PIPES, subject)?, stderr.ours().during(PIPES, subject)?];
     let exit_code = tokio::select! {
         code = carry_out(live, monitor, exec, &mut leaf, streams) => code?,
         never = stdout.read() => match never {},
@@ -174,8 +183,8 @@ pub(crate) fn null() -> Result<OwnedFd> {
 /// One output stream: a pipe, of which the reading end does not block and the writing end does.
 ///
 /// But whoever hands a file on to a pipe, or writes what a file is mapped to, has the pipe locked while the file is waited for
-/// (Linux, fs/splice.c and fs/pipe.c), and a reader waits for the lock whatever its flags say. So programs that may still run
-/// are read from on threads that may block.
+/// (Linux, fs/splice.c and fs/pipe.c), and whoever reads from the other end or closes it waits for the lock whatever its flags
+/// say. So programs that may still run are read from on threads that may block, and their leaf has the end closed.
 struct Capture {
     reader: Arc<pipe::Receiver>,
     /// Held until the call ends, or the program's end would be told twice: by the pipes, and by the monitor.
@@ -194,6 +203,11 @@ impl Capture {
     /// The program's end of it.
     fn end(&self) -> io::Result<OwnedFd> {
         self.writer.try_clone()
+    }
+
+    /// Our end once more.
+    fn ours(&self) -> io::Result<OwnedFd> {
+        self.reader.as_fd().try_clone_to_owned()
     }
 
     /// Takes all that comes, for as long as it is waited for.

@@ -3,21 +3,28 @@
 //! Making and removing one costs more than the rest of what the daemon does for an exec, so that of an exec that left
 //! nothing behind is kept for the next one in its container, together with the berth in it, if there is one. All go with
 //! the container, whoever made them.
+//!
+//! What waits in the kernel, most often for a dead disk, cannot be killed. Few such execs are borne in a container, for each may
+//! keep threads of the daemon's waiting (see [`crate::exec`]), and the next one would most likely end like them.
 
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use coracle_cgroup::{Cgroup, ExecLeaf};
-use coracle_domain::Result;
+use coracle_domain::{ContainerId, Failure, FailureKind, Result};
 use coracle_monitor::berth::PATIENCE;
 use coracle_monitor::client::Berth;
 use coracle_plan::Cgroups;
 use tokio::task::JoinHandle;
 
 use crate::live::LiveContainer;
+use crate::undead::{self, Named};
 
 /// How many a container keeps: as many as it has probes that may coincide. Each costs a descriptor.
 const MOST_IDLE: usize = 3;
+/// How many execs that cannot be killed a container may have.
+const MOST_UNDEAD: usize = 4;
 
 /// A leaf in which no program runs, and the process that waits for one there, if one does.
 #[derive(Debug)]
@@ -39,13 +46,30 @@ impl Idle {
     }
 }
 
-/// A container's leaves in which no program runs.
+/// What is left of an exec whose processes were killed and have not ended.
+#[derive(Debug)]
+struct Undead {
+    leaf: ExecLeaf,
+    /// As of [`Leaf`].
+    pipes: Vec<OwnedFd>,
+}
+
+impl Drop for Undead {
+    fn drop(&mut self) {
+        // A container may have ended without them.
+        let pipes = std::mem::take(&mut self.pipes);
+        tokio::task::spawn_blocking(|| drop(pipes));
+    }
+}
+
+/// A container's leaves that no exec has: in which no program runs, or one that has not ended with its exec.
 #[derive(Debug, Default)]
-pub(crate) struct IdleLeaves(Mutex<Kept>);
+pub(crate) struct Leaves(Mutex<Kept>);
 
 #[derive(Debug, Default)]
 struct Kept {
     idle: Vec<Idle>,
+    undead: Vec<Undead>,
     /// When the last one was kept.
     last: Option<Instant>,
     /// Whether berths were found not to work in this container.
@@ -54,7 +78,7 @@ struct Kept {
     generation: usize,
 }
 
-impl IdleLeaves {
+impl Leaves {
     /// A leaf without programs: one that was kept, or a new one of this name.
     fn take(&self, cgroup: &Cgroup, name: &str) -> Result<Idle> {
         while let Some(mut idle) = self.kept().idle.pop() {
@@ -66,6 +90,22 @@ impl IdleLeaves {
         let generation = self.kept().generation;
         // One mkdir(2) in memory: shorter than handing it to another thread would take.
         Ok(Idle { leaf: cgroup.exec_leaf(name)?, berth: None, generation })
+    }
+
+    /// Whether one more exec of the container can be borne, however it ends.
+    ///
+    /// # Errors
+    /// Too many do not end. For a probe that is as if its own had not.
+    fn bear(&self, container: &ContainerId) -> Result<()> {
+        let mut kept = self.kept();
+        kept.undead.retain(|undead| undead.leaf.populated().unwrap_or(true));
+        if kept.undead.len() < MOST_UNDEAD {
+            return Ok(());
+        }
+        let left = undead::left_of(kept.undead.iter().map(|undead| undead.leaf.processes()))?;
+        let problem = format!("earlier execs were killed and have not ended: {}", Named(&left));
+        let failure = Failure::new("running a command in container", container, problem).kind(FailureKind::TimedOut);
+        Err(failure.hint(undead::HINT).into())
     }
 
     /// Keeps a leaf that is at rest; returns one that cannot be kept.
@@ -108,13 +148,20 @@ pub(crate) struct Leaf {
     pub(crate) berth: Option<Berth>,
     /// As of [`Idle`].
     generation: usize,
+    /// Our ends of the pipes that its processes write to, so that nobody closes one for good who must not wait, or who is being
+    /// forked with all descriptors of the daemon: they are closed when the processes have ended.
+    pub(crate) pipes: Vec<OwnedFd>,
 }
 
 impl Leaf {
-    /// One for an exec of this name, which is unique in the container.
-    pub(crate) fn new(container: &Arc<LiveContainer>, name: &str) -> Result<Self> {
+    /// One for an exec of this name, which is unique in the container with this id.
+    ///
+    /// # Errors
+    /// Too many execs in the container do not end; or it cannot be made.
+    pub(crate) fn new(container: &Arc<LiveContainer>, id: &ContainerId, name: &str) -> Result<Self> {
+        container.leaves.bear(id)?;
         let Idle { leaf, berth, generation } = container.leaves.take(&container.cgroup, name)?;
-        Ok(Self { container: Arc::clone(container), leaf: Some(leaf), berth, generation })
+        Ok(Self { container: Arc::clone(container), leaf: Some(leaf), berth, generation, pipes: Vec::new() })
     }
 
     /// What its processes are put into.
@@ -142,16 +189,25 @@ impl Leaf {
 
     /// Kills its processes and waits until they are gone.
     pub(crate) async fn end(&mut self) {
-        if let Some(leaf) = self.leaf.take() {
+        if let Some(ending) = self.begin_end() {
             // It cannot fail but by a panic, which was reported.
-            let _ = end(leaf).await;
+            let _ = ending.await;
         }
+    }
+
+    fn begin_end(&mut self) -> Option<JoinHandle<()>> {
+        let (leaf, pipes, container) = (self.leaf.take()?, std::mem::take(&mut self.pipes), Arc::clone(&self.container));
+        Some(tokio::task::spawn_blocking(move || {
+            if !is_removed(&leaf) {
+                container.leaves.kept().undead.push(Undead { leaf, pipes });
+            }
+        }))
     }
 }
 
 impl Drop for Leaf {
     fn drop(&mut self) {
-        drop(self.leaf.take().map(end));
+        drop(self.begin_end());
     }
 }
 
@@ -166,10 +222,15 @@ pub(crate) fn end_all(container: &Cgroup) -> Vec<JoinHandle<()>> {
 }
 
 /// Begins to kill what is in a leaf and to remove it.
-pub(crate) fn end(leaf: ExecLeaf) -> JoinHandle<()> {
-    tokio::task::spawn_blocking(move || {
-        if let Err(error) = leaf.remove() {
-            tracing::warn!(%error, "the cgroup of an exec is left for its container's end");
-        }
-    })
+fn end(leaf: ExecLeaf) -> JoinHandle<()> {
+    tokio::task::spawn_blocking(move || _ = is_removed(&leaf))
+}
+
+/// Kills what is in a leaf and removes it, unless its processes do not end. Blocks.
+fn is_removed(leaf: &ExecLeaf) -> bool {
+    let removed = leaf.remove();
+    if let Err(error) = &removed {
+        tracing::warn!(%error, "the cgroup of an exec is left for its container's end");
+    }
+    removed.is_ok()
 }

@@ -13,7 +13,7 @@ use rustix::thread::CapabilitySet;
 use serde::Deserialize;
 use tokio::sync::watch;
 
-use crate::leaf::{self, IdleLeaves};
+use crate::leaf::{self, Leaves};
 use crate::stats::Meter;
 
 /// A pod's live parts.
@@ -84,7 +84,7 @@ pub(crate) struct LiveContainer {
     /// Not set until this daemon has taken it up; `None` if its Plan was lost.
     model: OnceLock<Option<Model>>,
     /// Cgroups for execs in it.
-    pub(crate) leaves: IdleLeaves,
+    pub(crate) leaves: Leaves,
     /// Whether it has ended.
     pub(crate) ended: watch::Sender<bool>,
     /// What it uses.
@@ -100,7 +100,7 @@ impl LiveContainer {
     /// One that is on record. Where it is accounted is known; its execs and its Plan are for [`Self::take_up`].
     pub(crate) fn found(cgroup: Arc<Cgroup>) -> Self {
         let (meter, ended) = (Meter::new(Arc::clone(&cgroup)), watch::Sender::new(false));
-        Self { meter, cgroup, model: OnceLock::new(), leaves: IdleLeaves::default(), ended }
+        Self { meter, cgroup, model: OnceLock::new(), leaves: Leaves::default(), ended }
     }
 
     /// Ends the execs of a former daemon, since whoever talked to them is gone, and learns what the container runs: once.

@@ -1,6 +1,6 @@
 //! Processes that are still there after SIGKILL: which they are and what they do, for the error that tells of them.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io;
 use std::sync::Arc;
 
@@ -13,6 +13,8 @@ use crate::{cgroups, process};
 
 /// How many processes an error names.
 const NAMED: usize = 4;
+/// Why there are such processes.
+pub(crate) const HINT: &str = "a process that survives SIGKILL waits in the kernel, often for a dead disk or file server";
 
 /// What is left of a container or a pod some time after it was killed.
 #[derive(Debug)]
@@ -64,20 +66,29 @@ impl Undead {
                 (problem, "a monitor that stands still is ended with its pod")
             }
             (true, None) => (format!("nobody has told of the end {after}"), "it is ended with its pod"),
-            (false, _) => {
-                let named: Vec<_> = self.left.iter().take(NAMED).map(|(pid, state)| format!("process {pid} in state {state}")).collect();
-                let more = self.left.len().saturating_sub(NAMED);
-                let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-                let hint = "a process that survives SIGKILL waits in the kernel, often for a dead disk or file server";
-                (format!("still there {after}: {}{more}", named.join(", ")), hint)
-            }
+            (false, _) => (format!("still there {after}: {}", Named(&self.left)), HINT),
         };
         Failure::new(self.stage, &self.subject, problem).kind(FailureKind::TimedOut).hint(hint)
     }
 }
 
+/// Processes and their states, the first few of them by name.
+pub(crate) struct Named<'a>(pub(crate) &'a [(i32, char)]);
+
+impl Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, (pid, state)) in self.0.iter().take(NAMED).enumerate() {
+            write!(f, "{}process {pid} in state {state}", if n > 0 { ", " } else { "" })?;
+        }
+        match self.0.len().saturating_sub(NAMED) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
 /// The processes among these that have not ended.
-fn left_of(listings: impl IntoIterator<Item = Result<Vec<i32>>>) -> Result<Vec<(i32, char)>> {
+pub(crate) fn left_of(listings: impl IntoIterator<Item = Result<Vec<i32>>>) -> Result<Vec<(i32, char)>> {
     let mut left = Vec::new();
     for listing in listings {
         for pid in listing? {

@@ -3,9 +3,9 @@
 //! Outwards, bytes are read only once there is room for them: a client that does not read leaves them in the
 //! program's pipe, and so holds up the program as a pipe's reader does.
 //!
-//! Pipes are read and written on threads that may block. Who hands a file on to a pipe, or writes what a file is mapped to,
-//! has the pipe locked while the file is waited for (Linux, fs/splice.c and fs/pipe.c), and everybody else waits for the lock
-//! whatever his flags say.
+//! Pipes are read and written on threads that may block. Who hands a file on to a pipe, or a pipe to a file, has the pipe locked
+//! while the file is waited for (Linux, fs/splice.c and fs/pipe.c), and everybody else waits for the lock whatever his flags
+//! say, also to close it. What a program writes to is kept open for longer than this by whoever gave it.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -45,6 +45,25 @@ pub(crate) struct Source {
 pub(crate) struct Sink {
     descriptor: Arc<Sender>,
     kind: Kind,
+    _last: Last,
+}
+
+/// A further descriptor of a pipe, closed after all others of ours, and on a thread that may block.
+#[derive(Debug)]
+struct Last(Option<OwnedFd>);
+
+impl Last {
+    fn of(descriptor: &OwnedFd, kind: Kind) -> io::Result<Self> {
+        Ok(Self((kind == Kind::Pipe).then(|| descriptor.try_clone()).transpose()?))
+    }
+}
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        if let Some(last) = self.0.take() {
+            tokio::task::spawn_blocking(|| drop(last));
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +139,8 @@ impl Sink {
     /// Writes `descriptor`, which from now on does not block.
     pub(crate) fn new(descriptor: OwnedFd) -> io::Result<Self> {
         let kind = prepare(&descriptor)?;
-        Ok(Self { descriptor: Arc::new(Sender::from_owned_fd_unchecked(descriptor)?), kind })
+        let last = Last::of(&descriptor, kind)?;
+        Ok(Self { descriptor: Arc::new(Sender::from_owned_fd_unchecked(descriptor)?), kind, _last: last })
     }
 
     async fn write_all(&self, mut bytes: Bytes) -> io::Result<()> {
