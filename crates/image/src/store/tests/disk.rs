@@ -176,10 +176,11 @@ async fn on_a_full_disk() {
     node.pull("small").await.unwrap();
     let before = node.names("layers");
     let (fits, big) = (gzip_layer(Tar::new().file("fits", "")), gzip_layer(Tar::new().file("big", &"x".repeat(1 << 20))));
-    for layers in [vec![big.clone()], vec![fits, big]] {
+    // What fits may be written while the other has taken all there is.
+    for (layers, stages) in [(vec![big.clone()], &["unpacking the layer"][..]), (vec![fits, big], &["unpacking the layer", "writing"])] {
         node.registry.push("big", "latest", &TestImage::new("big", &layers));
         let failure = node.failure("big").await;
-        assert_eq!((failure.kind, &*failure.stage), (FailureKind::Exhausted, "unpacking the layer"), "{failure}");
+        assert!(failure.kind == FailureKind::Exhausted && stages.contains(&&*failure.stage), "{failure}");
         node.settle_tmp().await;
         assert_eq!(node.names("layers"), before, "what fitted has gone too");
     }
