@@ -167,6 +167,29 @@ async fn a_daemon_is_replaced_while_a_volume_hangs() {
 }
 
 #[tokio::test]
+async fn a_daemon_that_cannot_even_be_killed_is_replaced() {
+    let Some(mut node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let volume = Volume::mount(&node.scratch().join("volume"));
+    let pod = node.pod("maker").await;
+    volume.fall_silent();
+    let (maker, spec) = (pod.clone(), ContainerSpec::new("c", &image).mount(volume.path(), "/volume", false));
+    let create = tokio::spawn(async move { maker.try_create(&spec).await });
+    eventually("the daemon to wait for the volume", || async { (volume.swallowed() > 0).then_some(()) }).await;
+    let dying = node.daemon_pid();
+    let threads = || std::fs::read_dir(format!("/proc/{dying}/task")).expect("it is there still").count();
+    signal("KILL", dying);
+    eventually("the end of its other threads", || async { (!host::is_alive(dying) && threads() == 2).then_some(()) }).await;
+    node.start_daemon().await;
+    all_goes_on(&node, &image, "neighbour").await;
+    assert_eq!(threads(), 2, "one waits on, beside the first, which is kept for its sake");
+    create.await.expect("the call itself does not panic").expect_err("its daemon has ended");
+    drop(volume);
+    pod.start(&ContainerSpec::new("c", &image)).await;
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn what_waits_for_a_dead_volume_with_a_pipe_in_its_hand_costs_only_its_own_calls() {
     let Some(node) = Node::own().await else { return };
     let image = node.busybox().await;

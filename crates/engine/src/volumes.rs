@@ -1,7 +1,8 @@
 //! What a container's mounts and devices need of the node before they can be described: sources that are there and may be
 //! shared, their labels, and the layers of images.
 //!
-//! Looking at a host path can hang on a dead server, so it is done on a thread of its own and not waited for for ever.
+//! Looking at a host path can hang on a dead server, so it is done on a thread of its own and not waited for for ever. That
+//! thread has none of the daemon's descriptors, so that the sockets and locks of a daemon that is killed go all the same.
 
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder};
@@ -15,6 +16,7 @@ use coracle_domain::{
 use coracle_failpoint::{Point, reach};
 use coracle_image::Store;
 use coracle_spec::DeviceNode;
+use coracle_sys::process::without_descriptors;
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -71,11 +73,11 @@ impl Looks {
     ) -> Result<T> {
         let look = async {
             let turn = self.at(path).await?;
-            blocking(move || {
+            let looked = blocking(move || {
                 let _turn = turn;
-                work()
-            })
-            .await
+                Ok(without_descriptors(work))
+            });
+            looked.await?.during("making a thread to look at the host path", path.display())?
         };
         within(SET_UP, stage, &path.display().to_string(), look).await
     }

@@ -209,6 +209,25 @@ fn close_range(first: u32, last: u32) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Runs `work` on a thread that has none of the process's descriptors above 2: close_range(2) with CLOSE_RANGE_UNSHARE. While it
+/// waits in the kernel where it cannot be killed, it so keeps neither sockets nor locks of a process that was. Blocks.
+///
+/// `work` must neither use nor own descriptors that were opened before.
+///
+/// # Errors
+/// No thread, or no table of descriptors, can be made.
+pub fn without_descriptors<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    let apart = || {
+        // SAFETY: the thread has a table of its own from now on, so that no owner's descriptor is closed; it owns none itself.
+        let done = unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_UNSHARE) };
+        if done == 0 { Ok(work()) } else { Err(io::Error::last_os_error()) }
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("coracle-apart".to_owned()).spawn_scoped(scope, apart)?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
 /// Sets a limit of this process by the kernel's number of the resource: setrlimit(2).
 ///
 /// # Errors
@@ -261,6 +280,15 @@ mod tests {
         .unwrap();
         let status = rustix::process::waitid(rustix::process::WaitId::PidFd(process.as_fd()), rustix::process::WaitIdOptions::EXITED);
         assert_eq!(status.unwrap().unwrap().terminating_signal(), Some(libc::SIGKILL), "{pid:?}");
+    }
+
+    #[test]
+    fn a_thread_without_descriptors_closes_nobodys() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let count = || std::fs::read_dir("/proc/thread-self/fd").unwrap().filter_map(|name| name.unwrap().file_name().into_string().ok());
+        let above = without_descriptors(|| count().filter(|name| name.parse::<u32>().unwrap() > 2).count()).unwrap();
+        assert_eq!(above, 1, "that of the directory which it looks into");
+        file.metadata().unwrap();
     }
 
     #[test]
