@@ -243,12 +243,12 @@ async fn execs_that_cannot_be_killed_cost_only_their_own_calls_and_are_few() {
         ended_at_its_deadline(reading.await.expect("the call itself does not panic"), &["running a command"]);
     }
     drop(session);
-    all_goes_on(&node, &image, "other").await;
     let one_too_many = async || node.cri.exec(&container.id, &["/bin/true"], 5).await.err();
     let refused = eventually("an exec to be refused, because too many do not end", one_too_many).await;
     for words in [&container.id, "earlier execs", "state D"] {
         assert!(refused.message().contains(words), "the message does not name {words:?}: {refused}");
     }
+    all_goes_on(&node, &image, "other").await;
     drop(volume);
     eventually("execs again", || async { node.cri.exec(&container.id, &["/bin/true"], 5).await.ok() }).await;
     pod.stop().await;

@@ -94,18 +94,10 @@ impl Engine {
 }
 
 /// Starts a program in a running container, with these standard streams, or with a socket as the first of them, over
-/// which its terminal comes (see [`coracle_monitor::protocol::Request::Exec`]). Of pipes that it writes to, a further descriptor
-/// of the other end is to be among `pipes` (see [`Leaf::pipes`]).
-pub(crate) async fn start(
-    container: &ContainerView,
-    live: &Live,
-    request: Request,
-    streams: [OwnedFd; 3],
-    pipes: Vec<OwnedFd>,
-) -> Result<Started> {
+/// which its terminal comes (see [`coracle_monitor::protocol::Request::Exec`]).
+pub(crate) async fn start(container: &ContainerView, live: &Live, request: Request, streams: [OwnedFd; 3]) -> Result<Started> {
     let (target, monitor) = live.reach(container)?;
-    let (mut leaf, exec) = prepare(container, target, request)?;
-    leaf.pipes = pipes;
+    let (leaf, exec) = prepare(container, target, request)?;
     let running = within(SET_UP, "starting an exec in container", container.id.as_str(), monitor.exec(exec, streams)).await?;
     Ok(Started { exited: running.exited, leaf })
 }
@@ -184,7 +176,8 @@ pub(crate) fn null() -> Result<OwnedFd> {
 ///
 /// But whoever hands a file on to a pipe, or writes what a file is mapped to, has the pipe locked while the file is waited for
 /// (Linux, fs/splice.c and fs/pipe.c), and whoever reads from the other end or closes it waits for the lock whatever its flags
-/// say. So programs that may still run are read from on threads that may block, and their leaf has the end closed.
+/// say. So programs that may still run are read from on threads that may block, and our end is open until they have ended
+/// ([`Leaf::pipes`]).
 struct Capture {
     reader: Arc<pipe::Receiver>,
     /// Held until the call ends, or the program's end would be told twice: by the pipes, and by the monitor.

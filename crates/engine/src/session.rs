@@ -5,7 +5,6 @@
 
 use std::fmt;
 use std::future::{Future, pending};
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 
@@ -116,15 +115,14 @@ async fn exec(container: &ContainerView, live: &Live, request: exec::Request, wa
 async fn with_pipes(container: &ContainerView, live: &Live, request: exec::Request, wanted: WantedStreams) -> Result<Session<i32>> {
     let id = &container.id;
     let Pipes { theirs, stdin, stdout, stderr } = Pipes::new(wanted, PIPES, id)?;
-    let outputs = stdout.iter().chain(&stderr).map(OwnedFd::try_clone).collect::<io::Result<_>>().during(PIPES, id)?;
-    let started = exec::start(container, live, request, theirs, outputs).await?;
+    let started = exec::start(container, live, request, theirs).await?;
     Ok(Session { stdin, stdout, stderr, resize: None, exit: exit(started, id.clone()) })
 }
 
 async fn in_terminal(container: &ContainerView, live: &Live, request: exec::Request) -> Result<Session<i32>> {
     let (stage, id) = ("taking the terminal of an exec in container", &container.id);
     let (ours, theirs) = terminal::line().during(stage, id)?;
-    let started = exec::start(container, live, request, [theirs, null()?, null()?], Vec::new()).await?;
+    let started = exec::start(container, live, request, [theirs, null()?, null()?]).await?;
     let master = terminal::receive(ours.as_fd()).during(stage, id)?;
     let (input, sized) = (master.try_clone().during(stage, id)?, master.try_clone().during(stage, id)?);
     let resize = move |size| {

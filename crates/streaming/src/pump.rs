@@ -3,9 +3,9 @@
 //! Outwards, bytes are read only once there is room for them: a client that does not read leaves them in the
 //! program's pipe, and so holds up the program as a pipe's reader does.
 //!
-//! Pipes are read and written on threads that may block. Who hands a file on to a pipe, or a pipe to a file, has the pipe locked
-//! while the file is waited for (Linux, fs/splice.c and fs/pipe.c), and everybody else waits for the lock whatever his flags
-//! say, also to close it. What a program writes to is kept open for longer than this by whoever gave it.
+//! Pipes are read, written and closed on threads that may block. Who hands a file on to a pipe, or a pipe to a file, has the pipe
+//! locked while the file is waited for (Linux, fs/splice.c and fs/pipe.c), and everybody else waits for the lock whatever his
+//! flags say.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -38,6 +38,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub(crate) struct Source {
     descriptor: Arc<Receiver>,
     kind: Kind,
+    _last: Last,
 }
 
 /// What is written as it becomes ready.
@@ -108,8 +109,9 @@ impl Source {
     /// Reads `descriptor`, which from now on does not block.
     pub(crate) fn new(descriptor: OwnedFd) -> io::Result<Self> {
         let kind = prepare(&descriptor)?;
+        let last = Last::of(&descriptor, kind)?;
         // Nothing in tokio's pipes is peculiar to pipes.
-        Ok(Self { descriptor: Arc::new(Receiver::from_owned_fd_unchecked(descriptor)?), kind })
+        Ok(Self { descriptor: Arc::new(Receiver::from_owned_fd_unchecked(descriptor)?), kind, _last: last })
     }
 
     async fn ready(&self) -> io::Result<()> {
