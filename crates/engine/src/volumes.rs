@@ -104,7 +104,10 @@ pub(crate) async fn sources(looks: &Looks, request: &ContainerRequest) -> Result
     for mount in &request.mounts {
         let MountSource::Host(path) = &mount.source else { continue };
         let mount = mount.clone();
-        looks.look("looking at the host path", path, move || source(&mount)).await?;
+        if looks.look("looking at the host path", path, move || source(&mount)).await? == Source::Made {
+            // Here, because it needs descriptors.
+            reach(Point::VolumeSource);
+        }
     }
     Ok(())
 }
@@ -129,21 +132,29 @@ pub(crate) async fn devices(looks: &Looks, request: &ContainerRequest) -> Result
     Ok(devices)
 }
 
-fn source(mount: &Mount) -> Result<()> {
-    let MountSource::Host(path) = &mount.source else { return Ok(()) };
+/// How a host path was found.
+#[derive(Debug, PartialEq, Eq)]
+enum Source {
+    There,
+    Made,
+}
+
+fn source(mount: &Mount) -> Result<Source> {
+    let MountSource::Host(path) = &mount.source else { return Ok(Source::There) };
     // A host path that is missing becomes a directory, as with the peers; pods in the field rely on it.
+    let mut found = Source::There;
     if !path.try_exists().during("looking at the host path", path.display())? {
         DirBuilder::new().recursive(true).mode(0o755).create(path).during("making the host path", path.display())?;
-        reach(Point::VolumeSource);
+        found = Source::Made;
     }
     let (wanted, word): (&[&str], _) = match mount.propagation {
-        Propagation::Private => return Ok(()),
+        Propagation::Private => return Ok(found),
         Propagation::HostToContainer => (&["shared", "master"], "shared or slave"),
         Propagation::Bidirectional => (&["shared"], "shared"),
     };
     let (point, ties) = mount_of(path).during("finding the mount of", path.display())?;
     if ties.iter().any(|tie| wanted.contains(&tie.as_str())) {
-        return Ok(());
+        return Ok(found);
     }
     Err(Refusal::wrong_state(format!("path {path:?} is mounted on {point:?} but it is not a {word} mount")).into())
 }
