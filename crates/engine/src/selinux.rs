@@ -111,8 +111,8 @@ fn directory(held: &OwnedFd) -> std::result::Result<Option<Dir>, Errno> {
 
 /// Sets a label, unless it is there already.
 fn set(file: BorrowedFd<'_>, label: &str) -> std::result::Result<(), Errno> {
-    // The calls for descriptors refuse those that were opened for looking only.
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    // The calls for descriptors refuse those that were opened for looking only. A thread may have a table of its own.
+    let path = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
     let value = [label.as_bytes(), b"\0"].concat();
     let mut present = vec![0; value.len() + 1];
     if getxattr(&path, ATTRIBUTE, &mut present[..]).is_ok_and(|length| present.get(..length) == Some(&value[..])) {
@@ -124,6 +124,8 @@ fn set(file: BorrowedFd<'_>, label: &str) -> std::result::Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
+
+    use coracle_sys::process::without_descriptors;
 
     use super::*;
 
@@ -150,7 +152,8 @@ mod tests {
         }
         symlink(&outside, volume.join("a/link")).unwrap();
         symlink(&volume, scratch.path().join("way")).unwrap();
-        relabel(&scratch.path().join("way"), LABEL).unwrap();
+        // As volumes are looked at.
+        without_descriptors(|| relabel(&scratch.path().join("way"), LABEL)).unwrap().unwrap();
         let expected = Some([LABEL.as_bytes(), b"\0"].concat());
         if label_of(&volume).is_none() {
             eprintln!("skipped: the file system has no labels");

@@ -212,7 +212,8 @@ fn close_range(first: u32, last: u32) -> io::Result<()> {
 /// Runs `work` on a thread that has none of the process's descriptors above 2: close_range(2) with CLOSE_RANGE_UNSHARE. While it
 /// waits in the kernel where it cannot be killed, it so keeps neither sockets nor locks of a process that was. Blocks.
 ///
-/// `work` must neither use nor own descriptors that were opened before.
+/// `work` must neither use nor own descriptors that were opened before. Its own are in `/proc/thread-self/fd`, not in
+/// `/proc/self/fd` (proc(5)).
 ///
 /// # Errors
 /// No thread, or no table of descriptors, can be made.
