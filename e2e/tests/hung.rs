@@ -234,7 +234,7 @@ async fn execs_that_cannot_be_killed_cost_only_their_own_calls_and_are_few() {
     let reading: Vec<_> = (1..most)
         .map(|digit| {
             let (cri, id, file) = (node.cri.clone(), container.id.clone(), format!("/volume/{STUCK}{digit}"));
-            tokio::spawn(async move { cri.exec(&id, &["/bin/cat", &file], 5).await })
+            tokio::spawn(async move { cri.exec(&id, &["/bin/cat", &file], 10).await })
         })
         .collect();
     eventually("all to wait for the volume", || async { (volume.swallowed() >= most).then_some(()) }).await;
