@@ -148,8 +148,8 @@ pub(crate) struct Leaf {
     pub(crate) berth: Option<Berth>,
     /// As of [`Idle`].
     generation: usize,
-    /// Of an exec that nobody talks to, our ends of the pipes that its processes write to, open until these have ended: whoever closes one for good may have to wait
-    /// for as long, be it a process that is just being forked with all of our descriptors.
+    /// Of an exec that nobody talks to, our ends of the pipes that its processes write to, open until these have ended: whoever
+    /// closes one for good may have to wait for as long, be it a process that is just being forked with all of our descriptors.
     pub(crate) pipes: Vec<OwnedFd>,
 }
 

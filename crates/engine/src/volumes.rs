@@ -58,8 +58,8 @@ async fn claim(
     Ok((image, layers))
 }
 
-/// Host paths that are being looked at. A path that hangs keeps one thread of the daemon waiting, however often and by
-/// however many pods it is asked for: threads are few, and what other pods need runs on them too.
+/// Host paths that are being looked at. A path that hangs keeps one of the runtime's threads waiting, with the one that looks,
+/// however often and by however many pods it is asked for: threads are few, and what other pods need runs on them too.
 #[derive(Debug, Default)]
 pub(crate) struct Looks(Mutex<HashMap<PathBuf, Weak<Semaphore>>>);
 
