@@ -76,9 +76,9 @@ impl Daemon {
         links.filter(|link| shutdown(link, Shutdown::Both).is_ok()).count()
     }
 
-    /// Whether it has ended.
-    pub(crate) fn has_ended(&mut self) -> bool {
-        matches!(self.process.try_wait(), Ok(Some(_)))
+    /// How it ended, if it has.
+    pub(crate) fn ending(&mut self) -> Option<ExitStatus> {
+        self.process.try_wait().ok().flatten()
     }
 
     /// Kills it, as the kernel would: it cannot say good-bye.

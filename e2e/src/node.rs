@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -16,7 +17,7 @@ use crate::installation::Installation;
 use crate::leaks::{self, Expected, Footprint};
 use crate::registry::{Access, Pushed, Registry};
 use crate::subnet::Subnet;
-use crate::{Cri, Pod, PodSpec, Target, host};
+use crate::{Cri, Pod, PodSpec, Target, host, skip};
 
 /// The label by which a node's pods are known among those of other tests, where they share a runtime.
 const LABEL: &str = "coracle-e2e";
@@ -180,9 +181,14 @@ impl Node {
         self.daemon.as_ref().expect("the node has a daemon of its own").break_links()
     }
 
+    /// How the daemon ended, if it did so without being told to.
+    pub fn daemon_ending(&mut self) -> Option<ExitStatus> {
+        self.daemon.as_mut().and_then(Daemon::ending)
+    }
+
     /// Whether there is no daemon any more.
     pub fn daemon_has_ended(&mut self) -> bool {
-        self.daemon.as_mut().is_none_or(Daemon::has_ended)
+        self.daemon.is_none() || self.daemon_ending().is_some()
     }
 
     /// What the daemon has said so far.
@@ -207,7 +213,7 @@ impl Node {
     }
 
     /// Asks the daemon to end (SIGTERM); how it ended.
-    pub async fn terminate_daemon(&mut self) -> std::process::ExitStatus {
+    pub async fn terminate_daemon(&mut self) -> ExitStatus {
         self.daemon.take().expect("the node has a daemon of its own").terminate().await
     }
 
@@ -368,7 +374,7 @@ impl Drop for Node {
 fn own_target() -> Option<Target> {
     let target = Target::from_environment();
     if target.is_foreign() {
-        eprintln!("skipped: this test needs a daemon of its own, and CORACLE_E2E_ENDPOINT names another");
+        skip("this test needs a daemon of its own, and CORACLE_E2E_ENDPOINT names another");
         return None;
     }
     Some(target)

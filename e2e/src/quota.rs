@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount};
 
-use crate::host;
+use crate::{host, skip};
 
 /// The smallest btrfs has 109 MiB. The file has holes where nothing is written.
 const SIZE: u64 = 128 << 20;
@@ -29,7 +29,7 @@ impl Quota {
         let _ = host::run("modprobe", &["--quiet", "btrfs"]);
         let possible = fs::read_to_string("/proc/filesystems").is_ok_and(|list| list.lines().any(|line| line.trim() == "btrfs"));
         if !possible {
-            eprintln!("skipped: this kernel has no btrfs, and so no quota that holds for root");
+            skip("this kernel has no btrfs, and so no quota that holds for root");
         }
         possible
     }

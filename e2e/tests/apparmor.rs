@@ -5,7 +5,7 @@ use std::path::Path;
 
 use coracle_e2e::api::security_profile::ProfileType;
 use coracle_e2e::api::{Capability, LinuxContainerSecurityContext};
-use coracle_e2e::{Code, Container, ContainerSpec, Node, PodSpec, host, profile};
+use coracle_e2e::{Code, Container, ContainerSpec, Node, PodSpec, host, profile, skip};
 
 /// What `RuntimeDefault` stands for.
 const OURS: &str = "coracle-default (enforce)";
@@ -18,7 +18,7 @@ fn enabled() -> bool {
 
 fn lacking() -> bool {
     if !enabled() {
-        eprintln!("skipped: the kernel's AppArmor is not enabled");
+        skip("the kernel's AppArmor is not enabled");
     }
     !enabled()
 }
@@ -184,7 +184,7 @@ async fn a_profile_that_is_not_loaded_fails_the_creation() {
 #[tokio::test]
 async fn without_apparmor_the_default_is_nothing() {
     if enabled() {
-        eprintln!("skipped: the kernel's AppArmor is enabled");
+        skip("the kernel's AppArmor is enabled");
         return;
     }
     let node = Node::start().await;

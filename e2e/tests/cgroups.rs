@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use coracle_e2e::api::{LinuxContainerResources, UpdateContainerResourcesRequest};
-use coracle_e2e::{ContainerSpec, Node, PodSpec, eventually, host};
+use coracle_e2e::{ContainerSpec, Node, PodSpec, eventually, host, skip};
 
 /// Whether all controllers are on cgroup v2.
 fn pure_v2() -> bool {
@@ -51,7 +51,7 @@ impl Kubelet {
 #[tokio::test]
 async fn on_v2_a_container_sees_its_own_cgroup_as_the_root() {
     if !pure_v2() {
-        eprintln!("skipped: the controllers are on cgroup v1");
+        skip("the controllers are on cgroup v1");
         return;
     }
     let node = Node::start().await;
@@ -87,7 +87,7 @@ async fn an_exec_leaves_its_cgroup_to_the_next_unless_it_left_something_in_it() 
         said.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
     };
     let Some(first) = leaf("").await else {
-        eprintln!("skipped: there is no cgroup v2");
+        skip("there is no cgroup v2");
         return node.finish().await;
     };
     assert!(first.contains("/exec-"), "{first}");
@@ -110,7 +110,7 @@ async fn what_limits_a_container_while_an_exec_runs_limits_every_exec_after_it()
     let linux = LinuxContainerResources { cpuset_cpus: "0".into(), ..Default::default() };
     let change = UpdateContainerResourcesRequest { container_id: container.id.clone(), linux: Some(linux), ..Default::default() };
     if let Err(status) = node.cri.runtime().update_container_resources(change).await {
-        eprintln!("skipped: no container can be kept to a processor: {status}");
+        skip(format_args!("no container can be kept to a processor: {status}"));
         return node.finish().await;
     }
     container.shell("touch /ends").await;

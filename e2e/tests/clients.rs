@@ -9,7 +9,7 @@ use std::process::Command;
 
 use coracle_e2e::api::{AttachRequest, ExecRequest};
 use coracle_e2e::session::{answering, in_terminal, script, server};
-use coracle_e2e::{Container, ContainerSpec, Node, eventually};
+use coracle_e2e::{Container, ContainerSpec, Node, eventually, skip};
 
 /// Where the packages are, or `None` and a word of it where they are not.
 fn packages() -> Option<PathBuf> {
@@ -17,7 +17,7 @@ fn packages() -> Option<PathBuf> {
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| package.with_file_name("target"), PathBuf::from);
     let packages = target.join("clients");
     if !packages.join("kubernetes").is_dir() {
-        eprintln!("skipped: {} does not have the packages: run hack/install-deps", packages.display());
+        skip(format_args!("{} does not have the packages: run hack/install-deps", packages.display()));
         return None;
     }
     Some(packages)

@@ -10,7 +10,7 @@ use coracle_e2e::api::{ExecRequest, NamespaceMode};
 use coracle_e2e::image::{Image, digest};
 use coracle_e2e::layer::{Compression, Layer};
 use coracle_e2e::session::{REMOTE, Session};
-use coracle_e2e::{Container, ContainerSpec, Node, PodSpec, eventually, host, number};
+use coracle_e2e::{Container, ContainerSpec, Node, PodSpec, eventually, host, number, skip};
 use rustix::fs::{StatVfsMountFlags, statvfs};
 
 /// Where a process's descriptors lead, in their order; fails unless they are the three standard ones.
@@ -274,7 +274,7 @@ async fn users_of_ones_own_uncover_nothing() {
     let container = node.pod("uncover").await.start(&spec).await;
     let within = |attempt: &str| format!("unshare -U -r -m -n -p -f sh -c '{attempt}'");
     if container.exec(&["/bin/sh", "-c", &within("mount -t tmpfs none /tmp")]).await.code != 0 {
-        eprintln!("skipped: this machine does not let containers have users of their own");
+        skip("this machine does not let containers have users of their own");
         return node.finish().await;
     }
     let attempts = [
@@ -333,6 +333,7 @@ async fn nobody_looks_into_daemon_or_monitor_or_signals_them() {
     let alice = nodes.start(&ContainerSpec::new("alice", &image).pid_mode(NamespaceMode::Node).security(|s| s.run_as_user = user)).await;
     for pid in [daemon, monitor] {
         for container in [&root, &alice] {
+            assert!(container.shell(&format!("cat /proc/{pid}/comm")).await.starts_with("coracle"), "it is in sight");
             for file in ["mem", "environ", "maps", "exe", "root/etc/passwd", "cwd/etc/passwd", "fd/0", "fd/1", "ns/mnt"] {
                 let read =
                     container.exec(&["/bin/sh", "-c", &format!("head -c 1 /proc/{pid}/{file} || readlink /proc/{pid}/{file}")]).await;
@@ -368,7 +369,7 @@ async fn the_monitor_loads_nothing_that_a_container_could_put_in_its_way() {
     let (first, size, count) = (number(32, 8), number(54, 2), number(56, 2));
     let is_dynamic = (0..count).any(|index| number(first + index * size, 4) == 3);
     if is_dynamic && program.iter().any(|part| part == "debug") {
-        eprintln!("skipped: only hack/build links the monitor statically");
+        skip("only hack/build links the monitor statically");
     } else {
         assert!(!is_dynamic, "{} wants an interpreter", program.display());
     }

@@ -125,6 +125,25 @@ fn swap(directory: PathBuf, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<u6
     })
 }
 
+/// Containers that want something beneath `one`, which may be a link by the time it is looked at: a mount, a file, a device, a
+/// working directory, something covered.
+fn beneath(image: &str, volume: &Path, round: usize) -> ContainerSpec {
+    let spec = ContainerSpec::new(&format!("c{round}"), image).mount(&text(volume), "/vol", false);
+    match round % 5 {
+        0 => spec.mount(&text(volume), "/vol/one/deep/point", false),
+        1 => spec.mount(&text(&volume.join("marker")), "/vol/one/deep/new/file", true),
+        2 => spec.with(|config| {
+            let (container_path, host_path) = ("/vol/one/deep/device".into(), "/dev/zero".into());
+            config.devices.push(api::Device { container_path, host_path, permissions: "rw".into() });
+        }),
+        3 => spec.with(|config| config.working_dir = "/vol/one/deep/work".into()),
+        _ => spec.security(|s| {
+            s.masked_paths.push("/vol/one/deep/point".into());
+            s.readonly_paths.push("/vol/one/deep".into());
+        }),
+    }
+}
+
 #[tokio::test]
 async fn links_that_change_under_way_lead_nothing_outside() {
     let Some(node) = Node::own().await else { return };
@@ -138,26 +157,16 @@ async fn links_that_change_under_way_lead_nothing_outside() {
         let volume = directory(&node, &format!("volume{round}"));
         fs::create_dir_all(volume.join("one/deep/point")).expect("making directories");
         symlink(&link, volume.join("other")).expect("making a link");
+        for _ in 0..5 {
+            round += 1;
+            pod.start(&beneath(&image, &volume, round)).await.remove().await;
+        }
         let stop = Arc::new(AtomicBool::new(false));
         let swapper = swap(volume.clone(), Arc::clone(&stop));
         let mounts = points(&node);
-        for _ in 0..12 {
+        for _ in 0..20 {
             round += 1;
-            let device =
-                api::Device { container_path: "/vol/one/deep/device".into(), host_path: "/dev/zero".into(), permissions: "rw".into() };
-            let spec = ContainerSpec::new(&format!("c{round}"), &image)
-                .mount(&text(&volume), "/vol", false)
-                .mount(&text(&volume), "/vol/one/deep/point", false)
-                .mount(&text(&volume.join("marker")), "/vol/one/deep/new/file", true)
-                .with(|config| {
-                    config.working_dir = "/vol/one/deep/work".into();
-                    config.devices.push(device);
-                })
-                .security(|s| {
-                    s.masked_paths.push("/vol/one/deep/point".into());
-                    s.readonly_paths.push("/vol/one/deep".into());
-                });
-            let container = pod.create(&spec).await;
+            let container = pod.create(&beneath(&image, &volume, round)).await;
             started += usize::from(node.cri.start(&container.id).await.is_ok());
             container.remove().await;
         }

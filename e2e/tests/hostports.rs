@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use coracle_e2e::api::{PodSandboxState, Protocol};
-use coracle_e2e::{Code, Container, ContainerSpec, DEADLINE, Node, Pod, PodSpec, eventually, host};
+use coracle_e2e::{Code, Container, ContainerSpec, DEADLINE, Node, Pod, PodSpec, eventually, host, skip};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, ipproto};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -158,7 +158,7 @@ async fn an_sctp_port_leads_to_the_pod() {
         rustix::net::connect(&client, &SocketAddr::from((Ipv4Addr::LOCALHOST, port))).expect("connecting to the host port");
         rustix::net::accept(&server).expect("the association");
     } else {
-        eprintln!("skipped in part: this kernel has no SCTP sockets; the rule stands");
+        skip("in part: this kernel has no SCTP sockets; the rule stands");
     }
     node.finish().await;
 }

@@ -5,7 +5,7 @@ use std::fs;
 use coracle_e2e::image::Image;
 use coracle_e2e::layer::{Compression, Layer};
 use coracle_e2e::mount::{from_image, option, points, read_only, refusal, start_with, told, volume};
-use coracle_e2e::{Code, ContainerSpec, Node, PodSpec, wire};
+use coracle_e2e::{Code, ContainerSpec, Node, PodSpec, skip, wire};
 
 /// An image that is data, a program and some traps.
 fn model() -> Image {
@@ -81,7 +81,7 @@ async fn an_image_is_a_volume_for_users_of_a_pods_own_too() {
     let image = node.busybox().await;
     let name = node.pull("model", &model()).await;
     let Ok(pod) = node.try_run(&PodSpec::new("users").users(1_310_720, 65_536)).await else {
-        eprintln!("skipped: pods cannot have users of their own here");
+        skip("pods cannot have users of their own here");
         return node.finish().await;
     };
     let volumes = [

@@ -187,6 +187,27 @@ async fn a_retry_of_a_finished_create_gets_the_same_pod_and_container() {
 }
 
 #[tokio::test]
+async fn a_create_that_fails_gives_its_address_back() {
+    let Some(node) = Node::own().await else { return };
+    // There is one address for pods.
+    node.cri.set_pod_cidr(&node.part_of_subnet(252, 30)).await.expect("UpdateRuntimeConfig");
+    for round in 0..3 {
+        let refused = PodSpec::new(&format!("refused{round}")).with(|config| {
+            let sysctls = &mut config.linux.get_or_insert_default().sysctls;
+            sysctls.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "many".to_owned());
+        });
+        let error = node.try_run(&refused).await.expect_err("that is no port");
+        assert!(error.message().contains("ip_unprivileged_port_start"), "{error}");
+    }
+    let pod = node.pod("one").await;
+    let error = node.try_run(&PodSpec::new("other")).await.expect_err("the address is in use");
+    assert_eq!(error.code(), Code::ResourceExhausted, "{error}");
+    pod.remove().await;
+    node.pod("other").await;
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn simultaneous_creates_of_one_pod_join() {
     let node = Node::start().await;
     if node.target.is_foreign() {

@@ -11,7 +11,7 @@ use coracle_e2e::image::Image;
 use coracle_e2e::layer::{Compression, Layer};
 use coracle_e2e::leaks::tree;
 use coracle_e2e::mount::{self, directory, from_host, option, points, read_only, recursively_read_only, refusal, start_with, volume};
-use coracle_e2e::{Code, ContainerSpec, Node, PodSpec, host, wire};
+use coracle_e2e::{Code, ContainerSpec, Node, PodSpec, host, skip, wire};
 
 /// A mount point of the host, and its path; `kind` is an option of mount(8).
 fn mount_point(node: &Node, name: &str, kind: &str) -> PathBuf {
@@ -237,7 +237,7 @@ async fn targets_are_found_or_made_whatever_they_are() {
 async fn devices_can_be_used_as_far_as_permitted() {
     let node = Node::start().await;
     if !Path::new("/dev/fuse").exists() {
-        eprintln!("skipped: this machine has no device that containers may not use anyway");
+        skip("this machine has no device that containers may not use anyway");
         return node.finish().await;
     }
     let image = node.busybox().await;

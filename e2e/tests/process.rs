@@ -9,7 +9,7 @@ use coracle_e2e::api::ContainerState;
 use coracle_e2e::host::field;
 use coracle_e2e::image::Image;
 use coracle_e2e::layer::{Compression, Layer};
-use coracle_e2e::{Code, Container, ContainerSpec, Node, number, strings, wire};
+use coracle_e2e::{Code, Container, ContainerSpec, Node, number, skip, strings, wire};
 use serde_json::json;
 
 /// `ContainerConfig.stop_signal` and `ContainerStatus.stop_signal`.
@@ -232,7 +232,7 @@ async fn a_log_is_there_from_the_start_with_its_directories() {
 async fn a_session_keyring_is_the_containers_own() {
     let node = Node::start().await;
     if !Path::new("/proc/keys").exists() {
-        eprintln!("skipped: this kernel has no keys");
+        skip("this kernel has no keys");
         return node.finish().await;
     }
     let image = node.busybox().await;

@@ -30,8 +30,9 @@ async fn after_a_reboot_images_are_there_and_everything_else_is_swept() {
     node.cri.set_pod_cidr(&node.part_of_subnet(128, 25)).await.expect("UpdateRuntimeConfig");
     node.reboot(mount_state);
     // A link that its namespace did not take along, and things half done.
-    let stray = "cor0123456789ab";
-    host::run("ip", &["link", "add", stray, "master", &node.footprint.bridge, "type", "veth", "peer", "name", "corpeer"])
+    let stray = &format!("cor{:012x}", std::process::id());
+    let peer = &format!("peer{}", std::process::id());
+    host::run("ip", &["link", "add", stray, "master", &node.footprint.bridge, "type", "veth", "peer", "name", peer])
         .expect("making a stray link");
     let storage = node.footprint.storage.clone();
     fs::create_dir_all(storage.join("tmp/half/made")).expect("leaving something half done");

@@ -216,7 +216,7 @@ async fn a_daemon_killed_while_it_creates_containers_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_stop_that_the_daemons_death_interrupts_is_done_by_the_next() {
+async fn a_stop_that_the_daemons_death_interrupts_can_be_asked_for_again() {
     let Some(mut node) = Node::own().await else { return };
     let image = node.busybox().await;
     let pod = node.pod("stopping").await;

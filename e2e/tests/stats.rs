@@ -5,7 +5,7 @@ use std::path::Path;
 
 use coracle_e2e::api::{ContainerStats, ContainerStatsFilter, PodSandboxMetrics, PodSandboxStats, PodSandboxStatsFilter, UInt64Value};
 use coracle_e2e::wire::{self, Value};
-use coracle_e2e::{ContainerSpec, Node, Pod, PodSpec, eventually};
+use coracle_e2e::{ContainerSpec, Node, Pod, PodSpec, eventually, skip};
 use prost::Message;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -306,7 +306,7 @@ async fn pressure_is_told_where_the_kernel_counts_it() {
         ContainerSpec::new("busy", &image).script("while :; do :; done").resources(|r| (r.cpu_period, r.cpu_quota) = (100_000, 1000));
     let container = node.pod("pressure").await.start(&busy).await;
     if container.cgroup_file("cpu.pressure").is_none() {
-        eprintln!("skipped: this kernel counts no pressure");
+        skip("this kernel counts no pressure");
         return node.finish().await;
     }
     let total =

@@ -7,12 +7,12 @@ use std::process::{Child, Command, Stdio};
 
 use coracle_e2e::api::{AttachRequest, ExecRequest, LinuxContainerSecurityContext};
 use coracle_e2e::session::{GET, REMOTE, STDERR, STDIN, STDOUT, Session, answering, exit_code, in_terminal, script, server};
-use coracle_e2e::{Code, Container, ContainerSpec, Node, PodSpec, eventually, number};
+use coracle_e2e::{Code, Container, ContainerSpec, Node, PodSpec, eventually, number, skip};
 
 /// crictl with the node's endpoint, or `None` and a word of it where there is none.
 fn crictl(node: &Node, arguments: &[&str]) -> Option<Command> {
     if Command::new("crictl").arg("--version").output().is_err() {
-        eprintln!("skipped: there is no crictl on PATH");
+        skip("there is no crictl on PATH");
         return None;
     }
     let mut command = Command::new("crictl");
@@ -145,7 +145,7 @@ async fn a_terminal_in_a_pod_with_users_of_its_own_belongs_to_them() {
     let Some(node) = Node::own().await else { return };
     let image = node.busybox().await;
     let Ok(pod) = node.try_run(&PodSpec::new("users").users(1_000_000, 65_536)).await else {
-        eprintln!("skipped: pods cannot have users of their own here");
+        skip("pods cannot have users of their own here");
         return node.finish().await;
     };
     let mut spec = ContainerSpec::new("c", &image);

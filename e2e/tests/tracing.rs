@@ -1,9 +1,9 @@
 //! Who may trace the processes around it (CAP_SYS_PTRACE) sees nothing of the node by way of those that are on their way into
 //! a container.
 
-use coracle_e2e::api::{ExecRequest, LinuxContainerSecurityContext, NamespaceMode};
+use coracle_e2e::api::{ContainerState, ExecRequest, LinuxContainerSecurityContext, NamespaceMode};
 use coracle_e2e::session::{REMOTE, STDOUT, Session, exit_code};
-use coracle_e2e::{Code, Container, ContainerSpec, Node, Pod, PodSpec, number};
+use coracle_e2e::{Code, Container, ContainerSpec, Node, Pod, PodSpec, number, skip};
 
 /// Begins to tell again and again who of the processes in sight has a right that no container of these tests has: CAP_SYS_MODULE,
 /// the lowest bit of the fifth digit from the right.
@@ -21,7 +21,8 @@ fn spying(secret: &str) -> String {
     )
 }
 
-fn sightings(spy: &Container) -> Vec<String> {
+async fn sightings(spy: &Container) -> Vec<String> {
+    assert_eq!(spy.status().await.state(), ContainerState::ContainerRunning, "it looked all the time");
     spy.lines("stdout").into_iter().filter(|line| line != "spying").collect()
 }
 
@@ -50,7 +51,7 @@ async fn who_may_trace_does_not_see_the_node_through_commands_on_their_way_in() 
         assert!(missing.message().contains("/no/such/program"), "{}", missing.message());
         let late = node.cri.exec(&watched.id, &["/bin/sleep", "100000"], 1).await.expect_err("it takes too long");
         assert_eq!(late.code(), Code::DeadlineExceeded, "{}", late.message());
-        let seen = sightings(&spy);
+        let seen = sightings(&spy).await;
         assert!(seen.is_empty(), "{} times: {:?}", seen.len(), seen.first());
         pod.remove().await;
     }
@@ -80,7 +81,7 @@ async fn start_beside(spy: &Container, pod: &Pod, node: &Node, spec: &ContainerS
         }
         beside.remove().await;
     }
-    let seen = sightings(spy);
+    let seen = sightings(spy).await;
     assert!(seen.is_empty(), "{} times: {:?}", seen.len(), seen.first());
 }
 
@@ -112,7 +113,7 @@ async fn who_may_trace_among_users_of_the_pods_own_does_not_see_the_node_through
     let image = node.busybox().await;
     let spec = PodSpec::new("users").users(1_441_792, 65_536).pid_mode(NamespaceMode::Pod);
     let Ok(pod) = node.try_run(&spec).await else {
-        eprintln!("skipped: no user namespaces here");
+        skip("no user namespaces here");
         return node.finish().await;
     };
     // Open to everybody on the node, and not in the image.

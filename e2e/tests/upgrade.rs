@@ -9,7 +9,7 @@ use coracle_e2e::api::{AttachRequest, ContainerState, PodSandboxState, ReopenCon
 use coracle_e2e::image::Image;
 use coracle_e2e::layer::Compression;
 use coracle_e2e::session::{REMOTE, STDIN, STDOUT, Session};
-use coracle_e2e::{Code, Container, ContainerSpec, DEADLINE, Node, eventually, frozen, host};
+use coracle_e2e::{Code, Container, ContainerSpec, DEADLINE, Node, eventually, frozen, host, skip};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tokio::sync::mpsc;
@@ -81,6 +81,8 @@ async fn under_load(departure: Departure) {
     let (endless, patient) = (call(&writer.id, "sleep 100000"), stop(&stubborn.id, 100_000));
     stubborn.logged("asked").await;
     eventually("the endless exec", || async { runs(&writer, "sleep 100000").then_some(()) }).await;
+    let registry = node.registry.pid().to_string();
+    host::run("kill", &["-STOP", &registry]).expect("stopping the registry");
     let (brief, gentle) = (call(&writer.id, "sleep 1; echo said; exit 5"), stop(&leaving.id, 60));
     let pull = tokio::spawn({
         let (cri, reference) = (node.cri.clone(), large.reference.clone());
@@ -91,7 +93,9 @@ async fn under_load(departure: Departure) {
         (said && (gentle.is_finished() || runs(&leaving, "sleep 1"))).then_some(())
     })
     .await;
+    assert!(!pull.is_finished(), "the registry stands still");
     replace(&mut node, departure).await;
+    host::run("kill", &["-CONT", &registry]).expect("letting the registry go on");
 
     let brief = brief.await.expect("no panic");
     let gentle = gentle.await.expect("no panic");
@@ -100,11 +104,11 @@ async fn under_load(departure: Departure) {
         assert_eq!((brief.exit_code, &brief.stdout[..]), (5, &b"said\n"[..]));
         gentle.expect("what ends soon is waited for");
     }
-    for cut_off in [endless.await.expect("no panic").map(drop), patient.await.expect("no panic")] {
+    let pull = pull.await.expect("no panic").map(drop);
+    for cut_off in [endless.await.expect("no panic").map(drop), patient.await.expect("no panic"), pull] {
         let status = cut_off.expect_err("its daemon is gone");
         assert!(departure == Departure::Killed || status.code() == Code::Unavailable, "{status}");
     }
-    let _ = pull.await.expect("no panic");
     drop(attached);
 
     assert_eq!([identity(&writer), identity(&answering), identity(&stubborn)], before, "the same processes");
@@ -157,7 +161,8 @@ async fn a_daemon_that_is_killed_is_replaced_under_load() {
 
 #[tokio::test]
 async fn monitors_of_the_previous_release_are_served() {
-    let (Some(monitor), Some(mut node)) = (frozen::monitor(), Node::own().await) else { return };
+    let Some(monitor) = frozen::monitor() else { return };
+    let Some(mut node) = Node::own().await else { return };
     node.install_other("earlier", Some(&monitor));
     node.restart().await;
     let image = node.busybox().await;
@@ -198,7 +203,7 @@ async fn monitors_of_the_previous_release_are_served() {
     created.remove().await;
     let new = node.pod("new").await;
     assert_ne!(program_of(&node, &new.id), earlier, "new pods have the new monitor");
-    // Back again: the former release's monitors with today's pods beside them.
+    // Once more, with monitors of both releases.
     node.restart().await;
     assert_eq!(running.exec(&["/bin/true"]).await.code, 0);
     pod.stop().await;
@@ -248,7 +253,7 @@ impl Drop for DeadMount {
 async fn a_start_that_hangs_costs_its_container_and_not_the_pod() {
     let Some(mut node) = Node::own().await else { return };
     if !Path::new("/dev/fuse").exists() {
-        eprintln!("skipped: there is no /dev/fuse");
+        skip("there is no /dev/fuse");
         return node.finish().await;
     }
     let image = node.busybox().await;

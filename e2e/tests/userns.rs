@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use coracle_e2e::api::{self, Capability, MountPropagation, NamespaceMode};
 use coracle_e2e::image::Image;
 use coracle_e2e::layer::{self, Compression, Layer};
-use coracle_e2e::{Code, Container, ContainerSpec, Node, Pod, PodSpec, host, number, users};
+use coracle_e2e::{Code, Container, ContainerSpec, Node, Pod, PodSpec, host, number, skip, users};
 
 /// The node's user that is root in the pods of these tests.
 const ROOT: u32 = 1_310_720;
@@ -22,7 +22,7 @@ async fn node() -> Option<Node> {
     if status.runtime_handlers.iter().any(able) {
         return Some(node);
     }
-    eprintln!("skipped: no user namespaces here: {:?}", status.info.get("config"));
+    skip(format_args!("no user namespaces here: {:?}", status.info.get("config")));
     node.finish().await;
     None
 }

@@ -37,6 +37,12 @@ impl Notifier {
         }
     }
 
+    /// One that tells `name`, and is watched so closely.
+    #[cfg(test)]
+    pub(crate) fn to(name: &str, watchdog: Duration) -> Self {
+        Self { supervisor: Some(open(name).unwrap()), watchdog: Some(watchdog) }
+    }
+
     /// After so long without a sign of life the daemon is killed; `None`: it is not watched.
     pub(crate) fn watchdog(&self) -> Option<Duration> {
         self.watchdog

@@ -48,3 +48,24 @@ fn client(socket: &Path) -> RuntimeServiceClient<Channel> {
     });
     RuntimeServiceClient::new(Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::os::unix::net::{UnixDatagram, UnixListener};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_gets_no_answer_gives_no_sign_of_life() {
+        let directory = tempfile::tempdir().unwrap();
+        let (supervisor, silent) = (directory.path().join("notify"), directory.path().join("silent"));
+        let hears = UnixDatagram::bind(&supervisor).unwrap();
+        hears.set_nonblocking(true).unwrap();
+        // The kernel lets it connect, and nobody reads what it asks.
+        let _silent = UnixListener::bind(&silent).unwrap();
+        let notifier = Notifier::to(supervisor.to_str().unwrap(), Duration::from_millis(50));
+        assert!(tokio::time::timeout(Duration::from_millis(500), run(&notifier, &silent)).await.is_err());
+        assert_eq!(hears.recv(&mut [0; 64]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    }
+}

@@ -31,7 +31,7 @@ pub(crate) enum Call {
     ExecSync,
     UpdateContainerResources,
     ReopenContainerLog,
-    StopContainer,
+    StopContainer(Kind),
     RemoveContainer(Kind),
     StopPodSandbox(Kind),
     RemovePodSandbox(Kind),
@@ -65,16 +65,15 @@ const POLITE: &str = "trap 'exit 3' TERM; sleep 100000 & echo ready; wait";
 impl Call {
     /// All of them, in the order of a pod's life. Where there are `users`, pods can have user namespaces.
     pub(crate) fn all(users: bool) -> Vec<Self> {
+        let kinds: &[Kind] = if users { &[Kind::Own, Kind::Host, Kind::Users] } else { &[Kind::Own, Kind::Host] };
         let mut all = vec![Self::PullImage, Self::UpdateRuntimeConfig];
-        for kind in [Kind::Own, Kind::Host] {
+        for &kind in kinds {
             all.extend([Self::RunPodSandbox(kind), Self::CreateContainer(kind), Self::StartContainer(kind)]);
         }
-        all.extend([Self::ExecSync, Self::UpdateContainerResources, Self::ReopenContainerLog, Self::StopContainer]);
-        for kind in [Kind::Own, Kind::Host] {
-            all.extend([Self::RemoveContainer(kind), Self::StopPodSandbox(kind), Self::RemovePodSandbox(kind)]);
-        }
-        if users {
-            all.extend([Self::RunPodSandbox(Kind::Users), Self::StartContainer(Kind::Users), Self::StopPodSandbox(Kind::Users)]);
+        all.extend([Self::ExecSync, Self::UpdateContainerResources, Self::ReopenContainerLog]);
+        for &kind in kinds {
+            all.extend([Self::StopContainer(kind), Self::RemoveContainer(kind)]);
+            all.extend([Self::StopPodSandbox(kind), Self::RemovePodSandbox(kind)]);
         }
         all.extend([Self::RemoveImage, Self::Restart]);
         all
@@ -83,7 +82,8 @@ impl Call {
     fn kind(self) -> Kind {
         match self {
             Self::RunPodSandbox(kind) | Self::CreateContainer(kind) | Self::StartContainer(kind) => kind,
-            Self::RemoveContainer(kind) | Self::StopPodSandbox(kind) | Self::RemovePodSandbox(kind) => kind,
+            Self::StopContainer(kind) | Self::RemoveContainer(kind) => kind,
+            Self::StopPodSandbox(kind) | Self::RemovePodSandbox(kind) => kind,
             _ => Kind::Own,
         }
     }
@@ -152,7 +152,7 @@ impl Call {
                 Self::ReopenContainerLog => {
                     cri.runtime().reopen_container_log(ReopenContainerLogRequest { container_id: container }).await.map(drop)
                 }
-                Self::StopContainer => cri.stop(&container, 100).await,
+                Self::StopContainer(_) => cri.stop(&container, 100).await,
                 Self::RemoveContainer(_) => cri.remove(&container).await,
                 Self::StopPodSandbox(_) => cri.stop_pod(&pod).await,
                 Self::RemovePodSandbox(_) => cri.remove_pod(&pod).await,

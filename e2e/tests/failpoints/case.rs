@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use coracle_failpoint::{Point, Side};
@@ -15,8 +17,11 @@ use crate::stage::Stage;
 /// How long after a call the daemon may still do what followed from it.
 const AFTERMATH: Duration = Duration::from_millis(400);
 
+/// How long a daemon takes to die.
+const AGONY: Duration = Duration::from_millis(50);
+
 /// Who is killed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Victim {
     Daemon,
     Monitor,
@@ -30,6 +35,9 @@ pub(crate) struct Case {
     pub(crate) number: usize,
     pub(crate) victim: Victim,
 }
+
+/// By which call, at which point, who is killed.
+pub(crate) type Place = (Call, &'static str, Victim);
 
 /// What became of it. Whatever failed has panicked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +97,11 @@ impl Case {
         Self { call, point: Point::RecordDraft, number: usize::MAX, victim: Victim::Daemon }
     }
 
+    /// What it is about, whichever visit it is.
+    pub(crate) fn place(self) -> Place {
+        (self.call, self.point.name(), self.victim)
+    }
+
     /// What the call comes by.
     pub(crate) async fn discover(self, mut stage: Stage) -> (BTreeMap<&'static str, usize>, Stage) {
         let scene = self.call.prepare(&mut stage).await;
@@ -102,7 +115,7 @@ impl Case {
         self.call.make(&stage, &scene).await.unwrap_or_else(|status| panic!("{:?}: {status}", self.call));
         let mut seen = stage.points().visits();
         loop {
-            tokio::time::sleep(AFTERMATH / 2).await;
+            tokio::time::sleep(AFTERMATH).await;
             let now = stage.points().visits();
             if now == seen {
                 break;
@@ -127,6 +140,7 @@ impl Case {
         stage.see_off(&leaver).await;
         stage.points().clear();
         if stage.node.daemon_has_ended() {
+            assert_eq!(self.victim, Victim::Daemon, "the daemon ended with a monitor:\n{}", stage.node.daemon_log());
             stage.node.start_daemon().await;
         }
         stage.check_bystanders(&leaver).await;
@@ -166,7 +180,12 @@ impl Case {
                 self.kill(stage).await;
                 (Outcome::Killed, answer)
             }
-            Turn::Answered => (Outcome::Missed, answer),
+            Turn::Answered => {
+                stage.points().clear();
+                // Who came by just before that.
+                tokio::time::sleep(AGONY).await;
+                (Outcome::Missed, answer)
+            }
         }
     }
 
@@ -174,7 +193,8 @@ impl Case {
     async fn wait<T>(self, stage: &mut Stage, call: Option<&tokio::task::JoinHandle<T>>) -> Turn {
         let begin = Instant::now();
         loop {
-            if stage.node.daemon_has_ended() {
+            if let Some(ending) = stage.node.daemon_ending() {
+                self.check_was_ordered(stage, ending);
                 return Turn::Died;
             }
             if stage.points().is_halted() {
@@ -189,6 +209,13 @@ impl Case {
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
+    }
+
+    /// The daemon ended as it was told to, where it was told to, and not of itself.
+    fn check_was_ordered(self, stage: &Stage, ending: ExitStatus) {
+        let visits = stage.points().visits().get(self.point.name()).copied().unwrap_or_default();
+        let was_ordered = self.point.side() == Side::Daemon && visits >= self.number && ending.signal() == Some(Signal::KILL.as_raw());
+        assert!(was_ordered, "the daemon's end after {visits} visits: {ending}\n{}", stage.node.daemon_log());
     }
 
     async fn kill(self, stage: &mut Stage) {

@@ -1,8 +1,9 @@
 //! What a kubelet does after a call that was not answered: it looks what is there, and makes the call again, or a pod
 //! anew with the next attempt. And what must be true then.
 
-use coracle_e2e::api::{ContainerState, PodSandboxState};
+use coracle_e2e::api::{ContainerState, ContainerStatus, PodSandboxState};
 use coracle_e2e::{Code, Container, Pod, PodSpec, eventually};
+use coracle_failpoint::Point;
 
 use crate::call::{Answer, Call, Kind, NEW_LIMIT, Scene};
 use crate::case::{Case, Victim};
@@ -23,10 +24,11 @@ pub(crate) async fn carry_on(stage: &mut Stage, case: Case, scene: &Scene, answe
         }
         _ if case.victim == Victim::Monitor => {
             eventually("the pod without a monitor to be known as such", || async { (!is_ready(scene).await).then_some(()) }).await;
-            begin_anew(stage, scene).await;
+            begin_anew(stage, case, scene).await;
         }
         _ if !is_ready(scene).await => panic!("a pod whose monitor was not killed is not ready"),
         Call::CreateContainer(_) => create(stage, case, scene, kept).await,
+        Call::StopContainer(_) => stop(stage, case, scene).await,
         Call::RemoveContainer(_) => remove(stage, case, scene).await,
         _ => carry_on_in_container(stage, case, scene).await,
     }
@@ -97,16 +99,36 @@ async fn no_processes(container: &Container) {
 }
 
 /// A pod of the same name, after the dead one is out of the way.
-async fn begin_anew(stage: &mut Stage, scene: &Scene) {
+async fn begin_anew(stage: &mut Stage, case: Case, scene: &Scene) {
     let dead = pod(scene);
     dead.stop().await;
     if let Some(container) = &scene.container {
         no_processes(container).await;
-        let ended = stage.node.cri.status(&container.id).await;
-        assert!(ended.is_err() || ended.is_ok_and(|status| status.state() == ContainerState::ContainerExited), "its containers have ended");
+        match stage.node.cri.status(&container.id).await {
+            Ok(ended) => check_end(case, &ended),
+            Err(gone) => assert!(matches!(case.call, Call::RemoveContainer(_)) && gone.code() == Code::NotFound, "{gone}"),
+        }
     }
     dead.remove().await;
     stage.node.run(&scene.spec).await;
+}
+
+/// Of the container that the call was about: it has ended as the call has containers end; or, if its monitor was killed before it
+/// wrote that down, in a way that nobody knows.
+fn check_end(case: Case, status: &ContainerStatus) {
+    let code = match case.call {
+        Call::StopContainer(_) => Some(3),
+        Call::RemoveContainer(_) | Call::StopPodSandbox(_) | Call::RemovePodSandbox(_) => Some(137),
+        _ => None,
+    };
+    let unknown: &[&str] = match case.call {
+        _ if case.victim == Victim::Daemon || case.point == Point::ExitRename => &[],
+        Call::StartContainer(_) => &["ContainerStatusUnknown", "StartError"],
+        _ => &["ContainerStatusUnknown"],
+    };
+    let reason = status.reason.as_str();
+    let is_true = if status.exit_code == -1 { unknown.contains(&reason) } else { Some(status.exit_code) == code && reason == "Error" };
+    assert!(status.state() == ContainerState::ContainerExited && is_true, "{status:?}");
 }
 
 async fn end_pod(stage: &mut Stage, case: Case, scene: &Scene) {
@@ -116,9 +138,7 @@ async fn end_pod(stage: &mut Stage, case: Case, scene: &Scene) {
         // Removal may have come as far as this, and no further.
         if let Ok(status) = stage.node.cri.pod_status(&pod.id).await {
             assert_eq!(status.status.expect("a status").state(), PodSandboxState::SandboxNotready);
-            let ended = container.status().await;
-            let code = if case.victim == Victim::Daemon { 137 } else { ended.exit_code };
-            assert_eq!((ended.state(), ended.exit_code), (ContainerState::ContainerExited, code), "{ended:?}");
+            check_end(case, &container.status().await);
         }
     }
     if case.victim == Victim::Monitor {
@@ -146,12 +166,20 @@ async fn create(stage: &mut Stage, case: Case, scene: &Scene, kept: Option<&Stri
     assert_eq!(made.exec(&["/bin/true"]).await.code, 0);
 }
 
+async fn stop(stage: &mut Stage, case: Case, scene: &Scene) {
+    case.call.make(stage, scene).await.unwrap_or_else(|status| panic!("{:?} again: {status}", case.call));
+    let container = container(scene);
+    check_end(case, &container.status().await);
+    // Where process ids are shared they do not end with its first process.
+    eventually("the rest of its processes to end", || async { container.host_pids().is_empty().then_some(()) }).await;
+}
+
 async fn remove(stage: &mut Stage, case: Case, scene: &Scene) {
     let container = container(scene);
     if let Ok(status) = stage.node.cri.status(&container.id).await
         && status.state() == ContainerState::ContainerExited
     {
-        assert_eq!(status.exit_code, 137, "{case}: {status:?}");
+        check_end(case, &status);
     }
     container.remove().await;
     assert_eq!(stage.node.cri.status(&container.id).await.expect_err("a removed container is gone").code(), Code::NotFound);
@@ -181,12 +209,6 @@ async fn carry_on_in_container(stage: &mut Stage, case: Case, scene: &Scene) {
             },
             _ => panic!("a container died: {status:?}"),
         },
-        Call::StopContainer => {
-            drop(again().await);
-            let status = container.status().await;
-            assert_eq!((status.state(), status.exit_code), (ContainerState::ContainerExited, 3), "{status:?}");
-            return;
-        }
         Call::Restart => {}
         _ => drop(again().await),
     }

@@ -249,6 +249,8 @@ impl Stage {
 
     /// Removes the pods of a case, and sees that nothing is left of it.
     pub(crate) async fn clear(&mut self, case: Case) {
+        // In a build for tests a panic ends a task and not the daemon.
+        assert!(!self.node.daemon_log().contains("panicked at"), "a task panicked:\n{}", self.node.daemon_log());
         for pod in self.case_pods().await {
             self.node.cri.stop_pod(&pod.id).await.unwrap_or_else(|status| panic!("StopPodSandbox: {status}"));
             self.node.cri.remove_pod(&pod.id).await.unwrap_or_else(|status| panic!("RemovePodSandbox: {status}"));
