@@ -3,11 +3,12 @@
 
 use std::net::TcpListener;
 
+use coracle_e2e::api::security_profile::ProfileType;
 use coracle_e2e::api::{ContainerState, Device, ImageFsInfoRequest, ReopenContainerLogRequest};
 use coracle_e2e::image::Image;
 use coracle_e2e::session::{STDERR, Session, exit_code, script};
 use coracle_e2e::volume::{ABSENT, STUCK, Volume};
-use coracle_e2e::{Code, Container, ContainerSpec, Node, PodSpec, Status, eventually, host};
+use coracle_e2e::{Code, Container, ContainerSpec, Node, PodSpec, Status, eventually, host, profile};
 
 /// A pod's whole life, and all lists and stats, while something else hangs.
 async fn all_goes_on(node: &Node, image: &str, name: &str) {
@@ -166,27 +167,58 @@ async fn a_daemon_is_replaced_while_a_volume_hangs() {
     node.finish().await;
 }
 
+/// The path of the node at which the making of a container hangs.
+#[derive(Debug, Clone, Copy)]
+enum Hangs {
+    Source,
+    Log,
+    Profile,
+}
+
+impl Hangs {
+    fn pod(self, volume: &Volume) -> PodSpec {
+        match self {
+            Self::Log => PodSpec::new("maker").with(|config| config.log_directory = format!("{}/logs", volume.path())),
+            Self::Source | Self::Profile => PodSpec::new("maker"),
+        }
+    }
+
+    fn container(self, image: &str, volume: &Volume) -> ContainerSpec {
+        let spec = ContainerSpec::new("c", image);
+        match self {
+            Self::Source => spec.mount(volume.path(), "/volume", false),
+            Self::Log => spec,
+            Self::Profile => {
+                let file = format!("{}/profile.json", volume.path());
+                spec.security(|security| security.seccomp = profile(ProfileType::Localhost, &file))
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_daemon_that_cannot_even_be_killed_is_replaced() {
-    let Some(mut node) = Node::own().await else { return };
-    let image = node.busybox().await;
-    let volume = Volume::mount(&node.scratch().join("volume"));
-    let pod = node.pod("maker").await;
-    volume.fall_silent();
-    let (maker, spec) = (pod.clone(), ContainerSpec::new("c", &image).mount(volume.path(), "/volume", false));
-    let create = tokio::spawn(async move { maker.try_create(&spec).await });
-    eventually("the daemon to wait for the volume", || async { (volume.swallowed() > 0).then_some(()) }).await;
-    let dying = node.daemon_pid();
-    let threads = || std::fs::read_dir(format!("/proc/{dying}/task")).expect("it is there still").count();
-    signal("KILL", dying);
-    eventually("the end of its other threads", || async { (!host::is_alive(dying) && threads() == 2).then_some(()) }).await;
-    node.start_daemon().await;
-    all_goes_on(&node, &image, "neighbour").await;
-    assert_eq!(threads(), 2, "one waits on, beside the first, which is kept for its sake");
-    create.await.expect("the call itself does not panic").expect_err("its daemon has ended");
-    drop(volume);
-    pod.start(&ContainerSpec::new("c", &image)).await;
-    node.finish().await;
+    for hangs in [Hangs::Source, Hangs::Log, Hangs::Profile] {
+        let Some(mut node) = Node::own().await else { return };
+        let image = node.busybox().await;
+        let volume = Volume::mount(&node.scratch().join("volume"));
+        let pod = node.run(&hangs.pod(&volume)).await;
+        volume.fall_silent();
+        let (maker, spec) = (pod.clone(), hangs.container(&image, &volume));
+        let create = tokio::spawn(async move { maker.try_create(&spec).await });
+        eventually("the daemon to wait for the volume", || async { (volume.swallowed() > 0).then_some(()) }).await;
+        let dying = node.daemon_pid();
+        let threads = || std::fs::read_dir(format!("/proc/{dying}/task")).expect("it is there still").count();
+        signal("KILL", dying);
+        eventually("the end of its other threads", || async { (!host::is_alive(dying) && threads() == 2).then_some(()) }).await;
+        node.start_daemon().await;
+        all_goes_on(&node, &image, "neighbour").await;
+        assert_eq!(threads(), 2, "{hangs:?}: one waits on, beside the first, which is kept for its sake");
+        create.await.expect("the call itself does not panic").expect_err("its daemon has ended");
+        drop(volume);
+        pod.start(&ContainerSpec::new("c", &image)).await;
+        node.finish().await;
+    }
 }
 
 #[tokio::test]

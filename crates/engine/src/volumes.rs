@@ -65,7 +65,7 @@ pub(crate) struct Looks(Mutex<HashMap<PathBuf, Weak<Semaphore>>>);
 
 impl Looks {
     /// Does what may hang at a host path, on a thread of its own, when nobody else does.
-    async fn look<T: Send + 'static>(
+    pub(crate) async fn look<T: Send + 'static>(
         &self,
         stage: &'static str,
         path: &Path,

@@ -54,8 +54,10 @@ impl Owner {
         let log_path = log_path(self.record.request.log_directory.as_deref(), &request);
         if let Some(path) = &log_path {
             // Its disk may be dead.
-            let (subject, path) = (path.display().to_string(), path.clone());
-            within(SET_UP, "making the log", &subject, cgroups::blocking(move || make_log(&path))).await?;
+            let place = path.clone();
+            self.shared.looks.look("making the log", path, move || make_log(&place)).await?;
+            // Here, because it needs descriptors.
+            reach(Point::ContainerLog);
         }
         self.record.containers.push(ContainerRecord {
             id: id.clone(),
@@ -225,9 +227,7 @@ fn make_log(path: &Path) -> Result<()> {
     }
     let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
     let file = OpenOptions::new().create(true).append(true).mode(0o640).custom_flags(flags.bits().cast_signed()).open(path);
-    file.during("making the container's log", path.display())?;
-    reach(Point::ContainerLog);
-    Ok(())
+    file.during("making the container's log", path.display()).map(drop)
 }
 
 fn log_path(directory: Option<&Path>, request: &ContainerRequest) -> Option<PathBuf> {

@@ -16,7 +16,7 @@ use coracle_spec::{
 use super::Owner;
 use super::teardown::Subject;
 use crate::live::Model;
-use crate::volumes::{self, ImageVolumes};
+use crate::volumes::{self, ImageVolumes, Looks};
 use crate::{apparmor, cgroups, node, record, selinux};
 
 /// What a container is made from, beside what its request says itself.
@@ -47,7 +47,7 @@ impl Owner {
             volumes: volumes::images(images, request, id).await?,
             rootfs,
             devices: volumes::devices(&self.shared.looks, request).await?,
-            profile: seccomp_profile(request).await?,
+            profile: seccomp_profile(&self.shared.looks, request).await?,
         })
     }
 
@@ -175,12 +175,12 @@ fn cgroup_view(cgroup: &Cgroup) -> CgroupView {
 }
 
 /// The profile that a request names; a privileged container has none, whatever it names.
-async fn seccomp_profile(request: &ContainerRequest) -> Result<Option<Vec<u8>>> {
+async fn seccomp_profile(looks: &Looks, request: &ContainerRequest) -> Result<Option<Vec<u8>>> {
     let security = &request.security;
     match &security.seccomp {
         Profile::Localhost(path) if !security.privileged => {
-            let path = PathBuf::from(path);
-            cgroups::blocking(move || read_profile(&path)).await.map(Some)
+            let (path, place) = (Path::new(path), PathBuf::from(path));
+            looks.look("reading the seccomp profile", path, move || read_profile(&place)).await.map(Some)
         }
         _ => Ok(None),
     }
