@@ -1,7 +1,8 @@
 //! The daemon dies, by `kill -9`, at any moment: no container notices, and the next daemon knows everything.
 
-use coracle_e2e::api::{ContainerState, PodSandboxState, Protocol};
+use coracle_e2e::api::{ContainerState, NamespaceMode, PodSandboxState, Protocol};
 use coracle_e2e::{Code, ContainerSpec, Node, Pod, PodSpec, eventually, host};
+use serde_json::{Value, json};
 
 #[tokio::test]
 async fn containers_live_on_and_the_next_daemon_serves_the_same_pods() {
@@ -262,6 +263,33 @@ async fn ends_that_a_daemon_did_not_live_to_see_are_known_to_the_next() {
     }
     assert_eq!(pod.status().await.state(), PodSandboxState::SandboxNotready);
     eventually("its host port to lead nowhere", || async { node.footprint.host_ports().is_empty().then_some(()) }).await;
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn what_an_ended_container_left_ends_though_its_daemon_did_not_live_to_kill_it() {
+    let Some(mut node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let pod = node.run(&PodSpec::new("shared").pid_mode(NamespaceMode::Pod)).await;
+    let family = ContainerSpec::new("family", &image).pid_mode(NamespaceMode::Pod).script("sleep 100000 & echo ready; wait");
+    let family = pod.start(&family).await;
+    family.logged("ready").await;
+    node.kill_daemon();
+    host::kill(family.host_pids()[0]).await;
+    assert_eq!(family.host_pids().len(), 1, "its child lives");
+    // What a daemon leaves that is killed after it put the container's end on record and before it killed what was left.
+    let path = node.footprint.state.join("pods").join(&pod.id).join("record.json");
+    let mut record: Value = serde_json::from_slice(&std::fs::read(&path).expect("reading the record")).expect("a record");
+    let phase = &mut record["V1"]["containers"][0]["phase"];
+    let at = phase["Running"]["started_at"].take();
+    assert!(at.is_number(), "the record says since when it runs");
+    let exit = json!({ "code": { "Known": 137 }, "at": at, "oom_killed": false });
+    *phase = json!({ "Exited": { "started_at": at, "exit": exit, "message": "" } });
+    std::fs::write(&path, record.to_string()).expect("writing the record");
+    node.start_daemon().await;
+    eventually("the end of what was left", || async { family.host_pids().is_empty().then_some(()) }).await;
+    let status = family.status().await;
+    assert_eq!((status.state(), status.exit_code), (ContainerState::ContainerExited, 137), "{status:?}");
     node.finish().await;
 }
 

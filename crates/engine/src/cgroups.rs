@@ -15,11 +15,6 @@ pub(crate) async fn kill(cgroup: Arc<Cgroup>) -> Result<()> {
     blocking(move || cgroup.kill()).await
 }
 
-/// Makes sure that a cgroup is gone.
-pub(crate) async fn remove(cgroup: Arc<Cgroup>) -> Result<()> {
-    blocking(move || cgroup.remove()).await
-}
-
 /// Makes sure that a container's cgroup is gone.
 pub(crate) async fn remove_container(hierarchy: &Arc<Hierarchy>, location: &Result<Location>) -> Result<()> {
     // A location that is refused now was refused when the container was to be made.

@@ -159,7 +159,10 @@ impl Owner {
             container.lost_output = lost_output(state.lost);
         }
         match (&container.phase, state) {
-            (ContainerPhase::Exited { .. }, _) => return Ok(()),
+            (ContainerPhase::Exited { .. }, _) => {
+                self.end_remains(id).await;
+                return Ok(());
+            }
             (ContainerPhase::Running { .. }, None) => return self.note_unseen_end(id).await,
             (ContainerPhase::Created, None) => {}
             (ContainerPhase::Created, Some(state)) if is_starting(state) => self.follow_start(id),

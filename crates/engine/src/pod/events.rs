@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::Owner;
+use super::teardown::Subject;
 use crate::cgroups;
 
 /// The next event; `None` once the monitor is gone. Never comes while there is no monitor to wait for.
@@ -64,7 +65,8 @@ impl Owner {
         self.note_end(id, Some(exit.started_at), seen, String::new()).await;
     }
 
-    /// A container has ended: whatever is left of it in the kernel goes, then its end is published.
+    /// A container has ended: that is put on record and published, then whatever is left of it in the kernel goes. If its daemon
+    /// does not live to see to that, the next one does.
     pub(super) async fn note_end(&mut self, id: &ContainerId, started_at: Option<i64>, exit: Exit, message: String) {
         let pod = self.record.id.clone();
         let Some(container) = self.record.container_mut(id) else { return };
@@ -78,10 +80,17 @@ impl Owner {
         self.note();
         if let Some(live) = live {
             live.ended.send_replace(true);
-            // What shares a pid namespace outlives its first process; its cgroup says who that is.
-            if let Err(error) = cgroups::remove(live.cgroup.clone()).await {
-                warn!(container = id.short(), %error, "the cgroup of an ended container is left for its removal");
-            }
+            self.end_remains(id).await;
+        }
+    }
+
+    /// Makes sure that nothing is left in the kernel of a container that has ended. What shares a pid namespace outlives its
+    /// first process; its cgroup says who that is.
+    pub(super) async fn end_remains(&self, id: &ContainerId) {
+        let hierarchy = &self.shared.hierarchy;
+        let removed = cgroups::remove_container(hierarchy, &Subject::of(&self.record).location(hierarchy, id)).await;
+        if let Err(error) = removed {
+            warn!(container = id.short(), %error, "the cgroup of an ended container is left for its removal");
         }
     }
 }
