@@ -75,6 +75,11 @@ impl Volume {
         self.mood.store(Mood::Deaf as u8, Ordering::SeqCst);
     }
 
+    /// Answers again, also those who have waited since it [turned deaf](Self::turn_deaf).
+    pub fn recover(&self) {
+        self.mood.store(Mood::Answering as u8, Ordering::SeqCst);
+    }
+
     /// Takes requests and answers none any more. Who waits for an answer cannot be killed.
     pub fn fall_silent(&self) {
         self.mood.store(Mood::Silent as u8, Ordering::SeqCst);

@@ -256,6 +256,35 @@ async fn a_stop_ends_a_start_that_was_asked_for_over_another_connection() {
 }
 
 #[tokio::test]
+async fn a_container_whose_start_ended_while_a_connection_was_broken_hears_its_stop_signal() {
+    let Some(mut node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let volume = Volume::mount(&node.scratch().join("volume"));
+    let pod = node.pod("starting").await;
+    let below = format!("{}/below", volume.path());
+    let heeding = ContainerSpec::new("c", &image).script("trap 'exit 5' TERM; echo ready; while :; do sleep 0.1; done");
+    let container = pod.create(&heeding.mount(&below, "/volume", false)).await;
+    volume.turn_deaf();
+    let (cri, id) = (node.cri.clone(), container.id.clone());
+    let starting = tokio::spawn(async move { cri.start(&id).await });
+    eventually("the container's process", || async { (!container.host_pids().is_empty()).then_some(()) }).await;
+    node.restart().await;
+    starting.await.expect("the call itself does not panic").expect_err("its daemon was killed");
+    let daemon = Pid::from_raw(node.daemon_pid()).expect("a process id");
+    kill_process(daemon, Signal::STOP).expect("stopping the daemon");
+    assert!(node.break_links() > 0, "there is no connection to break");
+    volume.recover();
+    container.logged("ready").await;
+    kill_process(daemon, Signal::CONT).expect("waking the daemon");
+    let running = || async { (container.status().await.state() == ContainerState::ContainerRunning).then_some(()) };
+    eventually("the daemon to hear of the start", running).await;
+    container.stop(30).await;
+    assert_eq!(container.status().await.exit_code, 5, "it ended by itself");
+    drop(volume);
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn a_monitor_that_stands_still_when_a_daemon_starts_costs_no_container() {
     let Some(mut node) = Node::own().await else { return };
     let image = node.busybox().await;

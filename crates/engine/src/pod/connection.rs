@@ -154,6 +154,8 @@ impl Owner {
     async fn take_over_container(&mut self, id: &ContainerId, known: &mut State) -> Result<()> {
         let state = known.containers.iter().find(|state| state.container == id.as_str());
         let failure = known.failed.remove(id.as_str());
+        // Its start may have ended, or is followed again.
+        self.starting.remove(id);
         let Some(container) = self.record.container_mut(id) else { return Ok(()) };
         if let Some(state) = state {
             container.lost_output = lost_output(state.lost);
