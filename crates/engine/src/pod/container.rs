@@ -165,12 +165,13 @@ impl Owner {
             return Err(Refusal::wrong_state(format!("container {id} has ended")).into());
         };
         let (live, wanted) = (Arc::clone(live), resources.clone());
-        cgroups::blocking(move || {
+        let update = cgroups::blocking(move || {
             let updated = live.cgroup.update(&wanted);
             live.leaves.forget();
             updated
-        })
-        .await?;
+        });
+        // Less memory on v1 may have to be written back first, to a disk that is dead.
+        within(SET_UP, "changing the limits of container", id.as_str(), update).await?;
         self.container_mut(id)?.resources = resources;
         self.note();
         Ok(())
