@@ -359,6 +359,29 @@ fn another_daemon_finds_everything() {
 }
 
 #[test]
+fn what_a_daemon_left_to_do_is_begun_before_the_next_is_told_of_it() {
+    if !possible() {
+        return;
+    }
+    let mut pod = Pod::new();
+    let (early, late) = (pod.plan("sleep 1000"), pod.plan("sleep 1000"));
+    pod.start("early", &early);
+    let monitor = rustix::process::Pid::from_raw(pod.pid() as i32).unwrap();
+    rustix::process::kill_process(monitor, rustix::process::Signal::STOP).unwrap();
+    // An exec that is answered when it ends: descriptors part what comes with them from what follows.
+    let exec = Exec { answer: Answer::AtEnd, ..exec("x", "early", process(&["sleep", "1000"])) };
+    let null = || fs::OpenOptions::new().read(true).write(true).open("/dev/null").unwrap().into();
+    pod.client.send(Request::Exec(Box::new(exec)), &[null(), null(), null()]);
+    let start = pod.start_of("late", &late);
+    pod.client.send(start, &[]);
+    pod.client = Client::connect(pod.directory.path());
+    pod.client.send(Request::State, &[]);
+    rustix::process::kill_process(monitor, rustix::process::Signal::CONT).unwrap();
+    let Reply::State { containers, .. } = pod.client.reply() else { panic!("no state") };
+    assert_eq!(containers.iter().map(|state| state.container.as_str()).collect::<Vec<_>>(), ["early", "late"]);
+}
+
+#[test]
 fn output_of_processes_left_behind_still_reaches_the_log() {
     if !possible() {
         return;

@@ -265,6 +265,8 @@ impl Monitor {
             let Some(connection) = self.connections.get_mut(&number) else { return };
             done = match connection.next_frame() {
                 Ok(Some(frame)) => self.call(number, &frame),
+                // The next daemon must not be told a state that what this one left would still change.
+                Ok(None) if flags.contains(PollFlags::HUP) => connection.receive(),
                 Ok(None) => return,
                 Err(Closed) => Err(Closed),
             };

@@ -115,19 +115,24 @@ impl Pod {
         }
     }
 
-    /// Asks for a container `id` to be started.
-    pub fn try_start(&mut self, id: &str, plan: &Plan) -> Reply {
+    /// The call that starts a container `id`.
+    pub fn start_of(&self, id: &str, plan: &Plan) -> Request {
         let file = self.path(&format!("{id}.plan"));
         fs::write(&file, serde_json::to_vec(plan).unwrap()).unwrap();
-        let start = Start {
+        Request::Start(Start {
             container: id.to_owned(),
             plan: file,
             exit: self.path(&format!("{id}.exit")),
             log: Some(self.path(&format!("logs/{id}/0.log"))),
             stdin: false,
             oom: None,
-        };
-        self.client.call(Request::Start(start))
+        })
+    }
+
+    /// Asks for a container `id` to be started.
+    pub fn try_start(&mut self, id: &str, plan: &Plan) -> Reply {
+        let start = self.start_of(id, plan);
+        self.client.call(start)
     }
 
     pub fn start(&mut self, id: &str, plan: &Plan) -> i32 {
