@@ -58,11 +58,15 @@ impl Meter {
 impl UsageSample {
     /// The one to compare with from now on.
     fn after(last: Option<Self>, at: i64, usage: u64) -> Self {
-        // Where the clock was set back, what was before says nothing.
-        let Some(last) = last.filter(|last| last.at <= at) else { return Self { at, usage, rate: None } };
+        let Some(last) = last else { return Self { at, usage, rate: None } };
         let elapsed = at.abs_diff(last.at);
+        // Of two who look at once, the first may come here last.
         if elapsed < SHORTEST_INTERVAL {
             return last;
+        }
+        // Where the clock was set back, what was before says nothing.
+        if at < last.at {
+            return Self { at, usage, rate: None };
         }
         let rate = u128::from(usage.saturating_sub(last.usage)) * 1_000_000_000 / u128::from(elapsed);
         Self { at, usage, rate: u64::try_from(rate).ok() }
@@ -90,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rate_is_of_the_time_between_samples_and_begins_anew_when_the_clock_is_set_back() {
+    fn a_rate_is_of_the_time_between_samples_whoever_comes_last_and_begins_anew_when_the_clock_is_set_back() {
         let second = 1_000_000_000;
         let after = |last, at, usage| UsageSample::after(Some(last), at, usage);
         let first = UsageSample::after(None, 10_000 * second, 5);
@@ -99,7 +103,9 @@ mod tests {
         assert_eq!(next.rate, Some(500_000));
         let soon = after(next, next.at + 1, 2_000_000);
         assert_eq!((soon.at, soon.rate), (next.at, Some(500_000)));
-        let back = after(soon, second, 3_000_000);
+        let overtaken = after(soon, soon.at - 1, 1_000_004);
+        assert_eq!((overtaken.at, overtaken.rate), (soon.at, Some(500_000)));
+        let back = after(overtaken, second, 3_000_000);
         assert_eq!((back.at, back.rate), (second, None));
         assert_eq!(after(back, 2 * second, 3_000_007).rate, Some(7));
     }
