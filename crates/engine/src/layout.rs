@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! <state>/subnet.json                               the pods' subnet, once the kubelet has given one
-//! <state>/pods/<pod>/record.json                    what the pod is; replaced by rename
+//! <state>/pods/<pod>/record.json                    what the pod is
+//!                    record.json.spare              what it was; the two change places
 //!                    monitor.sock, monitor.log      its monitor
 //!                    ns/{net,ipc,uts,pid,user,time} namespace pins (bind mounts)
 //!                    shm                            /dev/shm of its containers (tmpfs)

@@ -1,4 +1,4 @@
-//! What is written down of a pod: one file on tmpfs, replaced by rename at every change.
+//! What is written down of a pod: one file on tmpfs, which changes places with its spare at every change.
 //!
 //! The record is what a restarted daemon believes; what its monitor and the kernel say comes on top. It is
 //! a versioned enum, so that a later release reads what an earlier one wrote.
@@ -36,7 +36,7 @@ pub(crate) struct PodRecord {
     pub(crate) created_at: i64,
     /// Its address, from the moment it is taken until its network is gone.
     pub(crate) lease: Option<Lease>,
-    /// Its monitor, from the moment that answered.
+    /// Its monitor, from the moment it is there; on file only once the pod is ready.
     pub(crate) monitor: Option<MonitorIdentity>,
     pub(crate) containers: Vec<ContainerRecord>,
     /// What the kubelet told after it had resized the pod. The request stays as it was: a retry is told by it.

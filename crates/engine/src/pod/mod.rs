@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Calls that wait for a container's death (StopContainer) do not wait in here: they ask the owner for the
-//! signal, watch the container, and ask again. So one slow container delays no other call to its pod.
+//! signal, watch the container, and ask again. So one that takes its time delays no other call to its pod. Only what follows
+//! SIGKILL is waited for in here, for up to 20 s: by RemoveContainer, by a stop that ends a start, and by the pod's own end.
 
 mod connection;
 mod container;
