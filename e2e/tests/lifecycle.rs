@@ -137,6 +137,25 @@ async fn a_running_pod_is_removed_with_all_that_runs_in_it() {
 }
 
 #[tokio::test]
+async fn a_stopped_pods_link_goes_though_another_pod_has_the_daemons_state_mounted() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    // It has one address for pods.
+    node.cri.set_pod_cidr(&node.part_of_subnet(252, 30)).await.expect("UpdateRuntimeConfig");
+    let pod = node.pod("stopped").await;
+    let agent = node.run(&PodSpec::new("agent").host_network()).await;
+    let state = host::text(&node.footprint.state);
+    let agents = agent.start(&ContainerSpec::new("c", &image).mount(&state, "/state", true)).await;
+    let link = format!("/sys/class/net/cor{}", &pod.id[..12]);
+    assert!(std::path::Path::new(&link).exists());
+    pod.stop().await;
+    eventually("the link's end", || async { (!std::path::Path::new(&link).exists()).then_some(()) }).await;
+    assert_eq!(agents.status().await.state(), ContainerState::ContainerRunning, "it has a copy of what is mounted there");
+    assert_eq!(node.pod("next").await.last_octet().await, 254);
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn a_container_that_ignores_its_stop_signal_is_killed_after_its_grace() {
     let node = Node::start().await;
     let image = node.busybox().await;

@@ -108,7 +108,7 @@ pub(crate) struct Shared {
     pub(crate) node: Node,
     /// Whether pods can have user namespaces; else why not.
     pub(crate) user_namespaces: Later<std::result::Result<(), String>>,
-    /// Whether no link on the node is one of a pod that is gone.
+    /// Known when the links of pods that are gone were swept from the node, as far as they could be.
     pub(crate) links_swept: Later<()>,
     pub(crate) index: Index,
     pub(crate) looks: Looks,

@@ -46,6 +46,7 @@ points! {
     Daemon PodFile "pod.file": "A file for the containers' /etc is written.";
     Daemon PodShm "pod.shm": "A pod's /dev/shm is mounted.";
     Daemon PodUnmount "pod.unmount": "A namespace pin or /dev/shm of a pod is unmounted.";
+    Daemon PodUnpin "pod.unpin": "The mount point of a pod's namespace pin or /dev/shm is removed.";
     Daemon PodErase "pod.erase": "A pod's or a container's directory is removed.";
     Daemon ContainerDirectory "container.directory": "A container's directory is made.";
     Daemon ContainerLog "container.log": "A container's log file is made.";

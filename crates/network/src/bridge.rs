@@ -8,6 +8,7 @@
 //! somebody flushed. The host's network namespace is that of the thread that calls.
 
 use std::collections::HashSet;
+use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,6 +17,7 @@ use coracle_domain::{During, PodId, Result};
 use crate::attach::Attachment;
 use crate::host::{self, HostLink, HostSide, LINK_PREFIX};
 use crate::lease::Allocator;
+use crate::netlink::Socket;
 use crate::ports::{PortClaims, PortRequest};
 use crate::rtnetlink::Link;
 use crate::rules::table_name;
@@ -117,18 +119,21 @@ impl Bridge {
         let shared = Arc::clone(&self.shared);
         let work = move || {
             let bridge = shared.standing()?;
+            let mut socket = host::route_socket()?;
+            shared.cut_off_former(attachment.lease.address, &mut socket)?;
             // First, because afterwards this thread is the pod's.
             if let Some(pod) = with_ports {
                 shared.open_ports(&pod)?;
             }
-            attachment.make(host::route_socket()?, &bridge)
+            attachment.make(socket, &bridge)
         };
         on_own_thread(STAGE, pod, work).await
     }
 
     /// Forgets a pod and the ports of the node that it had. Its links go with its namespace, a few milliseconds
     /// after the last pin and process of it: to delete them would make every other pod wait for tens of
-    /// milliseconds. The lease is given back apart, by [`Self::release`].
+    /// milliseconds. A namespace that somebody keeps loses its link when the address is another pod's. The lease is
+    /// given back apart, by [`Self::release`].
     ///
     /// # Errors
     /// The kernel refuses to take the ports' rules away; then the pod keeps its ports.
@@ -195,6 +200,13 @@ impl Shared {
 
     pub(crate) fn established(&self) -> MutexGuard<'_, bool> {
         self.established.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes sure that the pod that had an address before has no link any more. It went with the pod's namespace, unless
+    /// somebody holds that, be it a connection that nobody has closed at the other end.
+    fn cut_off_former(&self, address: Ipv4Addr, socket: &mut Socket) -> Result<()> {
+        let former = self.leases().former(address).map(host_link_name);
+        Ok(former.map_or(Ok(()), |link| host::delete(socket, &link))?)
     }
 
     /// The bridge, put right if need be.

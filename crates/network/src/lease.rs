@@ -36,11 +36,13 @@ pub(crate) struct Allocator {
     cursor: u32,
     /// By holder. Records that were damaged may give two pods the same address; it is free when neither has it.
     leased: HashMap<PodId, Lease>,
+    /// Who had an address last, as far as it was given back here.
+    former: HashMap<Ipv4Addr, PodId>,
 }
 
 impl Allocator {
     pub(crate) fn new(subnet: Subnet) -> Self {
-        Self { subnet, cursor: 0, leased: HashMap::new() }
+        Self { subnet, cursor: 0, leased: HashMap::new(), former: HashMap::new() }
     }
 
     /// From now on leases come from this subnet.
@@ -91,7 +93,14 @@ impl Allocator {
 
     /// Takes back the address that a pod has. It may have none any more, and another pod what was its.
     pub(crate) fn release(&mut self, pod: &PodId) {
-        self.leased.remove(pod);
+        if let Some(lease) = self.leased.remove(pod) {
+            self.former.insert(lease.address, pod.clone());
+        }
+    }
+
+    /// Who gave back an address last.
+    pub(crate) fn former(&self, address: Ipv4Addr) -> Option<&PodId> {
+        self.former.get(&address)
     }
 }
 

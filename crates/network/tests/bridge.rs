@@ -106,6 +106,21 @@ fn a_pods_link_goes_with_its_namespace() {
 }
 
 #[test]
+fn an_address_is_anothers_only_when_the_link_of_who_had_it_is_gone() {
+    on_a_host(|| async {
+        // It has one address for pods.
+        let bridge = bridge("10.87.0.0/30");
+        let kept = Pod::attached(&bridge, 1).await;
+        bridge.detach(&kept.id).await.unwrap();
+        bridge.release(&kept.id);
+        let heir = Pod::attached(&bridge, 2).await;
+        assert_eq!(heir.lease.address, kept.lease.address);
+        assert!(!link_exists(&host_link_name(&kept.id)), "though somebody holds its namespace");
+        assert!(link_exists(&host_link_name(&heir.id)));
+    });
+}
+
+#[test]
 fn a_sweep_deletes_the_links_of_unknown_pods_only() {
     on_a_host(|| async {
         let bridge = bridge("10.87.0.0/16");

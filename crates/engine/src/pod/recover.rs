@@ -69,11 +69,15 @@ impl Found {
         Ok(Self(found.during("reading", "the pods' records")?))
     }
 
-    /// The names of the links on the node that a sweep is to spare. The address of a pod without a readable record could be
-    /// given away, so its link goes at once.
+    /// The names of the links on the node that a sweep is to spare. The address of a pod that has none on record could be
+    /// given away, or is another pod's already, so its link goes at once.
     pub(crate) fn links(&self) -> HashSet<String> {
-        let readable = self.0.iter().filter(|pod| !matches!(pod.finding, Finding::Unreadable(_)));
-        readable.map(|pod| coracle_network::host_link_name(&pod.id)).collect()
+        let may_have_one = |pod: &&FoundPod| match &pod.finding {
+            Finding::Made(owner) => owner.record.lease.is_some(),
+            Finding::HalfMade(_) => true,
+            Finding::Unreadable(_) => false,
+        };
+        self.0.iter().filter(may_have_one).map(|pod| coracle_network::host_link_name(&pod.id)).collect()
     }
 
     /// Those that lists wait for before the others.

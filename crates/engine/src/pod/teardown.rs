@@ -189,20 +189,28 @@ impl<'a> Teardown<'a> {
     fn unmount(&self) -> Result<()> {
         let mut faults = Faults::default();
         for kind in ["net", "ipc", "uts", "pid", "user", "time"] {
-            faults.note(unmount(&self.directory.pin(kind)));
+            faults.note(remove_mount(&self.directory.pin(kind)));
         }
-        faults.note(unmount(&self.directory.shm()));
+        faults.note(remove_mount(&self.directory.shm()));
         faults.result()
     }
 }
 
-/// Makes sure that nothing is mounted on `path`.
-fn unmount(path: &Path) -> Result<()> {
+/// Makes sure that nothing is mounted on `path`, nor on its copies: a container that was given a directory of the node has
+/// what is mounted below it mounted too, and only with the mount point does that end as well.
+fn remove_mount(path: &Path) -> Result<()> {
+    unmount(path).during("unmounting", path.display())?;
+    coracle_files::remove(path).during("removing the mount point", path.display())?;
+    reach(Point::PodUnpin);
+    Ok(())
+}
+
+fn unmount(path: &Path) -> io::Result<()> {
     loop {
         match rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
             Ok(()) => reach(Point::PodUnmount),
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => return Ok(()),
-            Err(error) => return Err(io::Error::from(error)).during("unmounting", path.display()),
+            Err(error) => return Err(error.into()),
         }
     }
 }
