@@ -4,11 +4,13 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use coracle_domain::{During, Failure, FailureKind, Result};
 use coracle_failpoint::{Point, reach};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::file;
@@ -145,7 +147,6 @@ fn remove_each(left: &mut Vec<&Path>, remove: fn(&Path) -> io::Result<Removal>) 
 }
 
 fn remove_one(directory: &Path) -> io::Result<Removal> {
-    use rustix::io::Errno;
     match rustix::io::retry_on_intr(|| rustix::fs::rmdir(directory)) {
         Ok(()) => {
             reach(Point::CgroupRemove);
@@ -196,21 +197,39 @@ fn listed(directory: &Path) -> io::Result<Vec<i32>> {
 ///
 /// A process is pinned before a second look at the list: if its number was given to a stranger meanwhile,
 /// either the stranger is not listed or the signal goes to the pinned one, which is dead.
+///
+/// Where descriptors do not suffice for all it fails after it has signalled some, so that a later call needs fewer.
 fn signal_all(directory: &Path) -> io::Result<Vec<i32>> {
-    let pin = |process: i32| Some((process, pidfd_open(Pid::from_raw(process)?, PidfdFlags::empty()).ok()?));
-    let pinned: Vec<_> = listed(directory)?.into_iter().filter_map(pin).collect();
+    let (pinned, outcome) = pin(listed(directory)?);
     if pinned.is_empty() {
-        return Ok(Vec::new());
+        return outcome.map(|()| Vec::new());
     }
     let listed: HashSet<i32> = listed(directory)?.into_iter().collect();
     let mut signalled = Vec::new();
     for (process, pidfd) in pinned.into_iter().filter(|(process, _)| listed.contains(process)) {
         match pidfd_send_signal(&pidfd, Signal::KILL) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => signalled.push(process),
+            Ok(()) | Err(Errno::SRCH) => signalled.push(process),
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(signalled)
+    outcome.map(|()| signalled)
+}
+
+/// Opens those processes that are there. When one cannot be opened, the rest are not tried, and the last one opened makes
+/// room for the next look at the list.
+fn pin(processes: Vec<i32>) -> (Vec<(i32, OwnedFd)>, io::Result<()>) {
+    let mut pinned = Vec::new();
+    for (process, pid) in processes.into_iter().filter_map(|process| Some((process, Pid::from_raw(process)?))) {
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => pinned.push((process, pidfd)),
+            Err(Errno::SRCH) => {}
+            Err(error) => {
+                pinned.pop();
+                return (pinned, Err(error.into()));
+            }
+        }
+    }
+    (pinned, Ok(()))
 }
 
 /// Waits a little for all tasks to stand still; a straggler is caught by the next round.
@@ -257,6 +276,26 @@ mod tests {
         assert_eq!((tree.processes().unwrap(), tree.populated().unwrap()), (Vec::new(), false));
         tree.kill().unwrap();
         tree.remove().unwrap();
+    }
+
+    #[test]
+    fn for_want_of_descriptors_some_are_killed_and_the_rest_is_told() {
+        let mut children = [(); 3].map(|()| std::process::Command::new("sleep").arg("1000").spawn().unwrap());
+        let directory = tempfile::tempdir().unwrap();
+        let processes: String = children.iter().map(|child| format!("{}\n", child.id())).collect();
+        std::fs::write(directory.path().join("cgroup.procs"), processes).unwrap();
+        let tree = Tree { unified: None, freezer: None, legacy: vec![directory.path().to_path_buf()] };
+        let killed = coracle_sys::process::without_descriptors(|| {
+            let mut files: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+            files.truncate(files.len() - 2);
+            tree.kill()
+        });
+        let is_dead = |child: &mut std::process::Child| child.wait().unwrap();
+        killed.unwrap().unwrap_err();
+        assert!(!is_dead(&mut children[0]).success());
+        assert!(children[1..].iter_mut().all(|child| child.try_wait().unwrap().is_none()));
+        tree.kill().unwrap();
+        children.iter_mut().for_each(|child| assert!(!is_dead(child).success()));
     }
 
     #[test]

@@ -32,10 +32,15 @@ pub(crate) fn start_time_in(stat: &[u8]) -> Option<u64> {
 pub(crate) fn state(pid: i32) -> io::Result<Option<char>> {
     match read_stat(pid) {
         Ok(stat) => state_in(&stat).map(Some).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no state in /proc/PID/stat")),
-        // Which of the two depends on when it went.
-        Err(error) if error.kind() == io::ErrorKind::NotFound || Errno::from_io_error(&error) == Some(Errno::SRCH) => Ok(None),
+        Err(error) if is_gone(&error) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Whether a look at /proc/PID/stat says that there is no such process.
+fn is_gone(error: &io::Error) -> bool {
+    // Which of the two depends on when it went.
+    error.kind() == io::ErrorKind::NotFound || Errno::from_io_error(error) == Some(Errno::SRCH)
 }
 
 /// Whether a process has not ended. What cannot be read is not known to.
@@ -87,10 +92,18 @@ pub(crate) fn complaining_into(path: &Path) -> io::Result<Vec<MonitorIdentity>> 
         path => path?,
     };
     let pids = fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    // In this order: who gets the number of one that ends meanwhile started later.
-    let processes = pids.filter_map(|pid: i32| Some(MonitorIdentity { pid, started: start_time(pid).ok()? }));
-    let complains = |identity: &MonitorIdentity| fs::read_link(format!("/proc/{}/fd/2", identity.pid)).is_ok_and(|file| file == path);
-    Ok(processes.filter(complains).collect())
+    let mut found = Vec::new();
+    for pid in pids {
+        // In this order: who gets the number of one that ends meanwhile started later.
+        let started = match start_time(pid) {
+            Err(error) if is_gone(&error) => continue,
+            started => started?,
+        };
+        if fs::read_link(format!("/proc/{pid}/fd/2")).is_ok_and(|file| file == path) {
+            found.push(MonitorIdentity { pid, started });
+        }
+    }
+    Ok(found)
 }
 
 /// Kills a process and waits until it is gone. Nothing happens to another one that has got its number since.
@@ -102,8 +115,11 @@ pub(crate) async fn end(identity: &MonitorIdentity) -> Result<()> {
         Err(Errno::SRCH) => return Ok(()),
         Err(error) => return Err(io::Error::from(error)).during("opening process", subject),
     };
-    if start_time(identity.pid).ok() != Some(identity.started) {
-        return Ok(());
+    match start_time(identity.pid) {
+        Ok(started) if started == identity.started => {}
+        Ok(_) => return Ok(()),
+        Err(error) if is_gone(&error) => return Ok(()),
+        Err(error) => return Err(error).during("looking at process", subject),
     }
     match pidfd_send_signal(&process, Signal::KILL) {
         Ok(()) | Err(Errno::SRCH) => {}
@@ -162,6 +178,23 @@ mod tests {
         assert_eq!(found, [i32::try_from(child.id()).unwrap()]);
         assert_eq!(complaining_into(&log).unwrap().len(), 0);
         assert_eq!(complaining_into(&directory.path().join("absent")).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn who_cannot_be_looked_at_for_want_of_descriptors_is_not_taken_for_gone() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let identity = MonitorIdentity { pid, started: start_time(pid).unwrap() };
+        let ended = coracle_sys::process::without_descriptors(|| {
+            let mut files: Vec<_> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+            files.pop();
+            // One is left, for the process itself.
+            std::pin::pin!(end(&identity)).poll(&mut std::task::Context::from_waker(std::task::Waker::noop()))
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let std::task::Poll::Ready(Err(error)) = ended.unwrap() else { panic!("it is not known whether it is the one that was meant") };
+        assert!(error.to_string().contains("looking at process"), "{error}");
     }
 
     #[tokio::test]
