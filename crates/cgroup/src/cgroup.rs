@@ -61,6 +61,11 @@ impl Cgroup {
         self.hierarchy.unified(&self.location)
     }
 
+    /// Whether it was made while there was no unified hierarchy. It is then in v1 alone, even if there is one now.
+    pub(crate) fn predates_unified(&self) -> bool {
+        self.unified_dir().is_none_or(|directory| !directory.exists()) && self.legacy_directories().next().is_some()
+    }
+
     /// What belongs under the container's /sys/fs/cgroup where there is v1; empty on pure v2.
     ///
     /// It is the cgroup's own directory in each hierarchy that it is in, and the root of the cpuset hierarchy if

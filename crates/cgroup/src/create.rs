@@ -57,10 +57,10 @@ impl Cgroup {
         Ok(cgroup)
     }
 
-    /// Makes what is missing; [`Made::Fresh`] if everything was.
+    /// Makes what is missing; [`Made::Fresh`] if everything was. Processes are not moved into a unified hierarchy that came late.
     pub(crate) fn make_directories(&self, settings: &[Setting], devices: DeviceRules<'_>) -> Result<Made> {
         let mut made = Made::Fresh;
-        if let Some(unified) = &self.hierarchy.layout.unified {
+        if let Some(unified) = self.hierarchy.layout.unified.as_ref().filter(|_| !self.predates_unified()) {
             made = made.and(self.make_in(&unified.top)?);
             let mut wanted = needed_on_unified(settings);
             if self.hierarchy.layout.legacy.is_empty() {

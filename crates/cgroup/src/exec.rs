@@ -23,7 +23,7 @@ const PREFIX: &str = "exec-";
 /// Where an exec's process goes.
 #[derive(Debug)]
 pub struct ExecLeaf {
-    /// The directory to clone into; `None` on pure v1.
+    /// The directory to clone into; `None` where the container is in v1 alone.
     pub dir: Option<PathBuf>,
     /// The v1 files into which the process must write `0`, as for [`Cgroup::join_paths`].
     pub join: Vec<PathBuf>,
@@ -70,10 +70,11 @@ impl Cgroup {
         }
     }
 
-    /// One directory: in the unified hierarchy, else in the freezer's, else in one that every container is in.
+    /// One directory: in the unified hierarchy if the container is in that, else in the freezer's, else in one that every
+    /// container is in.
     fn leaf(&self, location: &Location) -> ExecLeaf {
         let in_legacy = |controller| self.hierarchy.legacy(controller, location);
-        let unified = self.hierarchy.unified(location);
+        let unified = self.hierarchy.unified(location).filter(|_| !self.predates_unified());
         let freezer = if unified.is_none() { in_legacy(Controller::Freezer) } else { None };
         let other = if unified.is_none() { in_legacy(Controller::Pids).or_else(|| in_legacy(Controller::Memory)) } else { None };
         let legacy = freezer.clone().or(other).into_iter().collect();
@@ -104,13 +105,13 @@ impl ExecLeaf {
     }
 
     /// Whether it is there and known to have no process in it or below. Quick from the second time on: the file is held.
-    /// Never on pure v1.
+    /// Never in v1 alone.
     pub fn is_empty(&self) -> bool {
         self.text(&self.events, "cgroup.events").is_some_and(|text| text.lines().any(|line| line == "populated 0"))
     }
 
     /// Whether it is known to have this process in it, by its number in our pid namespace, and no other; not asked is what is
-    /// below. Quick like [`ExecLeaf::is_empty`]; never on pure v1.
+    /// below. Quick like [`ExecLeaf::is_empty`]; never in v1 alone.
     pub fn holds_only(&self, process: i32) -> bool {
         let text = self.text(&self.processes, "cgroup.procs");
         text.is_some_and(|text| text.strip_suffix('\n').is_some_and(|text| text.parse() == Ok(process)))

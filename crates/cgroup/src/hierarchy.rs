@@ -172,10 +172,10 @@ impl Hierarchy {
         self.layout.legacy(controller).map(|legacy| legacy.top.join(location.relative()))
     }
 
-    /// The cgroup with all that is below it, in all hierarchies.
+    /// The cgroup with all that is below it, in all hierarchies. It is not in a unified one that was mounted later.
     pub(crate) fn tree(&self, location: &Location) -> Tree {
         Tree {
-            unified: self.unified(location),
+            unified: self.unified(location).filter(|directory| directory.exists()),
             freezer: self.legacy(Controller::Freezer, location),
             legacy: self.layout.legacy.iter().map(|legacy| legacy.top.join(location.relative())).collect(),
         }

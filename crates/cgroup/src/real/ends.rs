@@ -1,5 +1,7 @@
 //! Killing and removing: everything in a cgroup, one exec's leaf, what nobody claims.
 
+use std::sync::Arc;
+
 use coracle_domain::{ContainerId, Error, PodId, Resources};
 
 use super::{Machine, entropy, eventually, some_limits, spawn, spawn_in_leaf};
@@ -132,6 +134,30 @@ fn an_execs_leaf_dies_alone() {
 #[test]
 fn an_execs_leaf_dies_alone_on_v1_alone() {
     a_leaf_dies_alone(Machine::legacy());
+}
+
+#[test]
+fn a_container_older_than_v2_is_in_v1_for_a_later_daemon_too() {
+    let (Some(before), Some(now)) = (Machine::legacy(), Machine::as_it_is()) else { return };
+    if now.hierarchy.shape() != Shape::Hybrid {
+        return eprintln!("there is no v2 beside v1: skipped");
+    }
+    let made = before.cgroup(&some_limits());
+    let mut process = spawn(&made, "exec sleep 1000");
+    eventually("it runs", || process.runs("sleep"));
+    let mut hierarchy = before.hierarchy.clone();
+    hierarchy.layout = Arc::clone(&now.hierarchy.layout);
+    let cgroup = Cgroup::open(&hierarchy, made.location().clone());
+    let leaf = cgroup.exec_leaf("probe").unwrap();
+    let mut exec = spawn_in_leaf(&leaf, "exec sleep 1000");
+    eventually("it runs", || exec.runs("sleep"));
+    assert_eq!((leaf.processes().unwrap(), cgroup.exec_leaves().unwrap().len()), (vec![exec.0.id().cast_signed()], 1));
+    cgroup.update(&Resources { cpu_shares: Some(512), ..some_limits() }).unwrap();
+    assert!(cgroup.unified_dir().is_some_and(|directory| !directory.exists()), "nobody would be in it");
+    assert!(cgroup.populated().unwrap() && cgroup.processes().unwrap().len() == 2);
+    cgroup.kill().unwrap();
+    (process.0.wait().unwrap(), exec.0.wait().unwrap());
+    cgroup.remove().unwrap();
 }
 
 #[test]
