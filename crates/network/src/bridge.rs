@@ -105,6 +105,15 @@ impl Bridge {
         Ok(self.shared.ports().adopt(request)?)
     }
 
+    /// Takes note of the ports that a pod had according to its record and is not to have any more: no flow goes to it
+    /// from them when the host's side stands.
+    ///
+    /// # Errors
+    /// Refused if the record holds what no pod is granted.
+    pub fn give_up_ports(&self, request: &PortRequest<'_>) -> Result<()> {
+        Ok(self.shared.ports().give_up(request)?)
+    }
+
     /// Connects a pod's network namespace, in place of what an earlier attempt left there, and opens the ports
     /// that it claimed.
     ///
@@ -238,6 +247,7 @@ impl Shared {
         let openings = self.ports().open();
         let links: Vec<HostLink> = self.leases().holders().map(|pod| self.host_link(pod)).collect();
         let bridge = self.host_side().establish(&mut host::route_socket()?, &openings, &links)?;
+        self.settle_ports()?;
         *established = true;
         Ok(bridge)
     }

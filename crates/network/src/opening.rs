@@ -30,11 +30,11 @@ impl Shared {
     }
 
     /// Makes sure that nothing is sent to a pod's host ports any more, and gives them up. Before this process has
-    /// made the rules, what stands is not for one pod to change: what is right is written soon.
+    /// made the rules, what stands is not for one pod to change: what is right is written soon, and flows forgotten then.
     pub(crate) fn close_ports(&self, pod: &PodId) -> Result<()> {
         let established = self.established();
         if !*established {
-            self.ports().release(pod);
+            self.ports().abandon(pod);
         }
         // Nobody who attaches a pod has to wait for what follows.
         drop(established);
@@ -46,6 +46,14 @@ impl Shared {
             return Err(error);
         }
         self.ports().release(pod);
+        Ok(())
+    }
+
+    /// Has no flow go where a port led that was given up before the rules were made.
+    pub(crate) fn settle_ports(&self) -> Result<()> {
+        let given_up = self.ports().given_up();
+        forget_flows(&given_up)?;
+        self.ports().settle();
         Ok(())
     }
 

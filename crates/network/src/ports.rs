@@ -82,7 +82,11 @@ struct Claim {
 
 /// Who has which ports of the node.
 #[derive(Debug, Default)]
-pub(crate) struct PortClaims(HashMap<PodId, Claim>);
+pub(crate) struct PortClaims {
+    claims: HashMap<PodId, Claim>,
+    /// Ports that were given up before this process had made the rules: flows to them may go where they lead no more.
+    given_up: Openings,
+}
 
 impl PortClaims {
     /// Claims the ports that a pod asks for, all or none.
@@ -109,22 +113,31 @@ impl PortClaims {
         Ok(())
     }
 
+    /// Takes note of what a pod had that is not to have it any more, and whose rules may stand.
+    ///
+    /// # Errors
+    /// What is on record would not be granted today.
+    pub(crate) fn give_up(&mut self, request: &PortRequest<'_>) -> Result<(), Refusal> {
+        self.given_up.extend(openings(request)?);
+        Ok(())
+    }
+
     fn insert(&mut self, request: &PortRequest<'_>, openings: Openings, open: bool) {
         if !openings.is_empty() {
             let PodMetadata { namespace, name, .. } = request.metadata;
             let holder = format!("{namespace}/{name} ({})", request.pod.short());
-            self.0.insert(request.pod.clone(), Claim { holder, open, openings });
+            self.claims.insert(request.pod.clone(), Claim { holder, open, openings });
         }
     }
 
     fn overlapping(&self, pod: &PodId, port: &HostPort) -> Option<(&HostPort, &Claim)> {
-        let others = self.0.iter().filter(|(id, _)| *id != pod).map(|(_, claim)| claim);
+        let others = self.claims.iter().filter(|(id, _)| *id != pod).map(|(_, claim)| claim);
         others.flat_map(|claim| claim.openings.keys().map(move |taken| (taken, claim))).find(|(taken, _)| taken.overlaps(port))
     }
 
     /// Whether a pod has claimed any.
     pub(crate) fn has(&self, pod: &PodId) -> bool {
-        self.0.contains_key(pod)
+        self.claims.contains_key(pod)
     }
 
     /// A pod's ports, which from now on are among the open ones; `None` if it has no claim.
@@ -138,23 +151,38 @@ impl PortClaims {
     }
 
     fn turn(&mut self, pod: &PodId, open: bool) -> Option<(bool, Openings)> {
-        let claim = self.0.get_mut(pod)?;
+        let claim = self.claims.get_mut(pod)?;
         Some((std::mem::replace(&mut claim.open, open), claim.openings.clone()))
     }
 
     /// All ports that rules are to stand for.
     pub(crate) fn open(&self) -> Openings {
-        self.0.values().filter(|claim| claim.open).flat_map(|claim| claim.openings.clone()).collect()
+        self.claims.values().filter(|claim| claim.open).flat_map(|claim| claim.openings.clone()).collect()
     }
 
     /// Whether rules are to stand for any port.
     pub(crate) fn any_open(&self) -> bool {
-        self.0.values().any(|claim| claim.open)
+        self.claims.values().any(|claim| claim.open)
     }
 
     /// Others can claim what a pod had.
     pub(crate) fn release(&mut self, pod: &PodId) {
-        self.0.remove(pod);
+        self.claims.remove(pod);
+    }
+
+    /// The same while its rules may stand.
+    pub(crate) fn abandon(&mut self, pod: &PodId) {
+        self.given_up.extend(self.claims.remove(pod).map(|claim| claim.openings).unwrap_or_default());
+    }
+
+    /// What was given up while the rules may have stood, less what was settled.
+    pub(crate) fn given_up(&self) -> Openings {
+        self.given_up.clone()
+    }
+
+    /// Neither rule nor flow leads any more where it did from a port that was given up.
+    pub(crate) fn settle(&mut self) {
+        self.given_up.clear();
     }
 }
 

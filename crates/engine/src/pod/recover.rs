@@ -160,17 +160,28 @@ fn find(shared: &Arc<Shared>, id: &PodId) -> Finding {
         Ok(_) => return Finding::Unreadable("its record names another pod".to_owned()),
         Err(error) => return Finding::Unreadable(error.to_string()),
     };
-    if let Some(lease) = &record.lease {
-        shared.network.adopt(id, lease);
-    }
+    adopt_network(shared, &record);
     if record.phase == PodPhase::Creating {
         return Finding::HalfMade(Subject::of(&record));
     }
     let mut owner = Owner::new(Arc::clone(shared), record);
     owner.find_containers();
-    owner.adopt_ports();
     owner.publish();
     Finding::Made(Box::new(owner))
+}
+
+/// Host ports of a pod that has come to its end, or has not come to be, lead nowhere any more.
+fn adopt_network(shared: &Shared, record: &PodRecord) {
+    let Some(lease) = &record.lease else { return };
+    shared.network.adopt(&record.id, lease);
+    let request = record.port_request(lease);
+    let adopted = match record.phase {
+        PodPhase::Ready => shared.network.adopt_ports(&request),
+        PodPhase::Creating | PodPhase::Stopped => shared.network.give_up_ports(&request),
+    };
+    if let Err(error) = adopted {
+        warn!(pod = record.id.short(), %error, "the pod's host ports are closed");
+    }
 }
 
 /// Reads a record, and waits for what that takes. Blocks.
@@ -270,14 +281,6 @@ impl Owner {
                 }
                 Err(error) => warn!(container = id.short(), %error, "the container's cgroup is not known"),
             }
-        }
-    }
-
-    /// Host ports of a pod that was stopped lead nowhere any more.
-    fn adopt_ports(&self) {
-        let Some(lease) = self.record.lease.as_ref().filter(|_| self.record.phase == PodPhase::Ready) else { return };
-        if let Err(error) = self.shared.network.adopt_ports(&self.record.port_request(lease)) {
-            warn!(pod = self.id().short(), %error, "the pod's host ports are closed");
         }
     }
 }

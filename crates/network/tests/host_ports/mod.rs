@@ -445,16 +445,42 @@ fn a_udp_flow_follows_its_port_from_pod_to_pod() {
             }
             bridge.detach(&pod.id).await.unwrap();
         }
-        let successor = receive_at_host();
+        let successor = receive_at_host(5353);
         for client in &clients {
             ask(client, &successor);
         }
     });
 }
 
+#[test]
+fn a_udp_flow_to_a_pod_whose_end_the_next_daemon_finishes_is_forgotten() {
+    on_a_host(|| async {
+        let outside = neighbour();
+        let (metadata, ports) = (metadata(), [5353, 5454].map(|port| [mapping(Protocol::Udp, None, port, 53)]));
+        let before = bridge();
+        let stopped = attached(&before, 1, &ports[0]).await;
+        let ended_meanwhile = attached(&before, 2, &ports[1]).await;
+        let clients = [5353, 5454].map(|port| ask_from(Some(&outside), (HOST, port)));
+        for (client, pod) in clients.iter().zip([&stopped, &ended_meanwhile]) {
+            ask(client, &receive_at(&pod.namespace, Ipv4Addr::UNSPECIFIED, 53));
+        }
+
+        let after = bridge();
+        after.give_up_ports(&request(&stopped, &metadata, &ports[0])).unwrap();
+        after.adopt_ports(&request(&ended_meanwhile, &metadata, &ports[1])).unwrap();
+        for pod in [&stopped, &ended_meanwhile] {
+            after.detach(&pod.id).await.unwrap();
+        }
+        after.sweep(&HashSet::new()).await.unwrap();
+        for (client, port) in clients.iter().zip([5353, 5454]) {
+            ask(client, &receive_at_host(port));
+        }
+    });
+}
+
 /// A process of the host that has the port now.
-fn receive_at_host() -> UdpSocket {
-    let socket = UdpSocket::bind((HOST, 5353)).unwrap();
+fn receive_at_host(port: u16) -> UdpSocket {
+    let socket = UdpSocket::bind((HOST, port)).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
 }
