@@ -11,7 +11,7 @@
 //! them, and hard links to files it does not carry, are noted for `implicit` to complete.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, BufRead, Write};
 use std::os::fd::OwnedFd;
@@ -125,7 +125,7 @@ impl Applier {
         if let Some((_, directory)) = self.parent.as_ref().filter(|(known, _)| known == path) {
             return Ok(Rc::clone(directory));
         }
-        let directory = Rc::new(self.applied.ensure_directory(path, LINK_LIMIT)?);
+        let directory = Rc::new(self.applied.ensure_directory(path)?);
         self.parent = Some((path.to_owned(), Rc::clone(&directory)));
         Ok(directory)
     }
@@ -203,36 +203,60 @@ impl Applied {
     }
 
     /// Opens a directory, making it and those above it where they are missing.
-    pub(super) fn ensure_directory(&mut self, path: &Path, links: u8) -> io::Result<OwnedFd> {
-        match self.root.directory(path) {
-            Err(Errno::NOENT | Errno::NOTDIR) => {}
-            other => return Ok(other?),
+    pub(super) fn ensure_directory(&mut self, path: &Path) -> io::Result<OwnedFd> {
+        let (mut directory, mut missing) = self.deepest_directory(path)?;
+        let mut links = 0;
+        while let Some(name) = missing.pop() {
+            let Some(target) = self.make_directory(&directory, &name)? else {
+                directory = rustix::fs::openat(&directory, &name, DIRECTORY, Mode::empty())?;
+                rustix::fs::fchmod(&directory, Mode::from_raw_mode(0o755))?;
+                continue;
+            };
+            links += 1;
+            if links > LINK_LIMIT {
+                return Err(Errno::LOOP.into());
+            }
+            let (nearest, further) = self.deepest_directory(&target)?;
+            directory = nearest;
+            missing.extend(further);
         }
-        let (Some(parent_path), Some(name)) = (path.parent(), path.file_name()) else { return Err(malformed("the root is gone")) };
-        let parent = self.ensure_directory(parent_path, links)?;
-        match rustix::fs::mkdirat(&parent, name, Mode::RWXU) {
+        Ok(directory)
+    }
+
+    /// The last directory on the way to `path` that is there, and the names after it, the last one first.
+    fn deepest_directory(&self, path: &Path) -> io::Result<(OwnedFd, Vec<OsString>)> {
+        let mut missing = Vec::new();
+        for path in path.ancestors() {
+            match self.root.directory(path) {
+                Err(Errno::NOENT | Errno::NOTDIR) => missing.extend(path.file_name().map(OsStr::to_owned)),
+                other => return Ok((other?, missing)),
+            }
+        }
+        Err(malformed("the root is gone"))
+    }
+
+    /// Makes the directory `name` in `parent`. If a link stands there, answers with where it leads: to a directory that only
+    /// a layer below has.
+    fn make_directory(&mut self, parent: &OwnedFd, name: &OsStr) -> io::Result<Option<PathBuf>> {
+        match rustix::fs::mkdirat(parent, name, Mode::RWXU) {
             Ok(()) => {
-                let made = self.root.locate(&parent)?.join(name);
+                let made = self.root.locate(parent)?.join(name);
                 self.note(&made)?;
                 self.implicit.insert(made);
             }
-            Err(Errno::EXIST) => match type_at(&parent, name)? {
-                FileType::Symlink if links == 0 => return Err(Errno::LOOP.into()),
+            Err(Errno::EXIST) => match type_at(parent, name)? {
                 FileType::Symlink => {
-                    // It leads to a directory that only a layer below has.
-                    let target = rustix::fs::readlinkat(&parent, name, Vec::new())?;
-                    let target = self.root.locate(&parent)?.join(OsStr::from_bytes(target.as_bytes()));
-                    return self.ensure_directory(&normalise(target.as_os_str().as_bytes())?, links - 1);
+                    let target = rustix::fs::readlinkat(parent, name, Vec::new())?;
+                    let target = self.root.locate(parent)?.join(OsStr::from_bytes(target.as_bytes()));
+                    return normalise(target.as_os_str().as_bytes()).map(Some);
                 }
-                FileType::CharacterDevice if is_whiteout_at(&parent, name) => make_opaque_directory(&parent, name)?,
+                FileType::CharacterDevice if is_whiteout_at(parent, name) => make_opaque_directory(parent, name)?,
                 FileType::Directory => {}
                 _ => return Err(Errno::NOTDIR.into()),
             },
             Err(error) => return Err(error.into()),
         }
-        let directory = rustix::fs::openat(&parent, name, DIRECTORY, Mode::empty())?;
-        rustix::fs::fchmod(&directory, Mode::from_raw_mode(0o755))?;
-        Ok(directory)
+        Ok(None)
     }
 }
 

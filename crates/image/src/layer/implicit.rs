@@ -45,7 +45,7 @@ impl Applied {
     /// Copies a file up from below and links it, as link(2) on an overlay would.
     fn pull_up(&mut self, below: &Merged, link: &Path, target: &Path) -> io::Result<()> {
         let (Some(parent), Some(name)) = (link.parent(), link.file_name()) else { return Err(Errno::ISDIR.into()) };
-        let parent = self.ensure_directory(parent, 1)?;
+        let parent = self.ensure_directory(parent)?;
         if rustix::fs::statat(&parent, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_ok() {
             // A later member took its place.
             return Ok(());
@@ -60,7 +60,7 @@ impl Applied {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "its target is no regular file"));
         }
         let (Some(directory), Some(file)) = (target.parent(), target.file_name()) else { return Err(Errno::ISDIR.into()) };
-        let directory = self.ensure_directory(directory, 1)?;
+        let directory = self.ensure_directory(directory)?;
         copy_file(&found, &directory, file)?;
         Ok(self.link(target, &parent, name)?)
     }

@@ -390,6 +390,30 @@ fn a_dangling_link_leads_to_a_directory_below() {
     assert_eq!(std::fs::metadata(above.path("usr/bin")).unwrap().mode() & 0o7777, 0o750);
 }
 
+/// A file behind `links` dangling links, each of which leads `depth` directories down from the next.
+fn behind_links(links: usize, depth: usize) -> Tar {
+    let way = "/a".repeat(depth);
+    let tar = (0..links).fold(Tar::new(), |tar, link| {
+        let target = format!("l{}{way}", link + 1);
+        tar.pax(&[("linkpath", target.as_bytes())]).symlink(&format!("l{link}"), "short")
+    });
+    tar.pax(&[("path", b"l0/file")]).file("short", "found")
+}
+
+#[test]
+fn a_long_way_over_dangling_links_is_walked_or_refused_and_takes_no_stack() {
+    let (long, endless) = (Fixture::new(), Fixture::new());
+    long.apply(behind_links(10, 150)).unwrap();
+    assert_eq!(long.text("l0/file"), "found");
+    let error = endless.apply(behind_links(12, 2_000)).unwrap_err().to_string();
+    assert!(error.contains("l0/file"), "{error}");
+    let error = Fixture::new().apply(behind_links(41, 1)).unwrap_err().to_string();
+    assert!(error.contains("symbolic links"), "{error}");
+    for fixture in [long, endless] {
+        crate::tree::remove(&fixture.path("")).unwrap();
+    }
+}
+
 #[test]
 fn a_hard_link_brings_its_file_up_from_below() {
     let (below, above) = (Fixture::new(), Fixture::new());
