@@ -1,6 +1,6 @@
 //! Layers seen as one tree, the way overlayfs will show them, without mounting anything.
 //!
-//! Walks name by name, with every layer's directory held, so that whiteouts, opaque directories and
+//! Walks name by name, with the directory where it is held in every layer, so that whiteouts, opaque directories and
 //! symbolic links mean what they will mean in the container, and nothing leads outside. The uppermost
 //! layer may belong to a running container that changes it meanwhile.
 
@@ -17,6 +17,8 @@ use crate::layer::root::proc_path;
 
 /// As in path_resolution(7).
 const LINK_LIMIT: usize = 40;
+/// How many names a walk may take in all, those of links and of ways back up included. The longest path has 2,048.
+const STEP_LIMIT: usize = 4_096;
 const HOLD: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// A stack of layers.
@@ -54,17 +56,26 @@ impl Merged {
     /// What is at `path`, links followed; `None` where there is nothing.
     pub(crate) fn find(&self, path: &Path) -> std::io::Result<Option<Found>> {
         let mut names = components(path.as_os_str().as_bytes());
-        let mut trail = vec![self.roots.clone()];
-        let mut links = 0;
+        let (mut level, mut trail) = (self.roots.clone(), Vec::new());
+        let (mut steps, mut links) = (0, 0);
         while let Some(name) = names.pop() {
+            steps += 1;
+            if steps > STEP_LIMIT {
+                return Err(Errno::NAMETOOLONG.into());
+            }
             if name == ".." {
-                trail.truncate(trail.len().saturating_sub(1).max(1));
+                // From the roots again: all directories of a deep way, held in many layers, would be too many descriptors.
+                trail.pop();
+                names.extend(trail.drain(..).rev());
+                level = self.roots.clone();
                 continue;
             }
-            let Some(level) = trail.last() else { return Ok(None) };
-            match step(level, &name)? {
+            match step(&level, &name)? {
                 Step::Absent => return Ok(None),
-                Step::Directory(level) => trail.push(level),
+                Step::Directory(below) => {
+                    trail.push(name);
+                    level = below;
+                }
                 Step::Other(found) if FileType::from_raw_mode(found.stat.st_mode) == FileType::Symlink => {
                     links += 1;
                     if links > LINK_LIMIT {
@@ -72,14 +83,15 @@ impl Merged {
                     }
                     let target = rustix::fs::readlinkat(&found.file, "", Vec::new())?.into_bytes();
                     if target.starts_with(b"/") {
-                        trail.truncate(1);
+                        trail.clear();
+                        level = self.roots.clone();
                     }
                     names.extend(components(&target));
                 }
                 Step::Other(found) => return Ok(names.is_empty().then_some(found)),
             }
         }
-        let Some(file) = trail.last().and_then(|level| level.first()) else { return Ok(None) };
+        let Some(file) = level.first() else { return Ok(None) };
         let file = rustix::io::fcntl_dupfd_cloexec(file, 0)?;
         Ok(Some(Found { stat: rustix::fs::fstat(&file)?, file }))
     }
@@ -121,5 +133,49 @@ fn is_opaque(directory: &OwnedFd) -> std::io::Result<bool> {
         Ok(length) => Ok(length == 1 && value == *b"y"),
         Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Ok(false),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_deep_walk_over_many_layers_takes_few_descriptors() {
+        let scratch = tempfile::tempdir().unwrap();
+        let inner = "merged::tests::walk_with_few_descriptors";
+        let script = format!("ulimit -n 256 && exec {} --ignored --exact {inner}", std::env::current_exe().unwrap().display());
+        let inside = Command::new("sh").args(["-c", &script]).env("TREE", scratch.path()).output().unwrap();
+        let output = String::from_utf8_lossy(&inside.stdout);
+        assert!(inside.status.success() && output.contains("1 passed"), "{output}");
+    }
+
+    #[test]
+    #[ignore = "run by a_deep_walk_over_many_layers_takes_few_descriptors, in a process that may have few"]
+    fn walk_with_few_descriptors() {
+        let tree = PathBuf::from(std::env::var_os("TREE").unwrap());
+        let path = ["d"; 30].join("/");
+        std::fs::create_dir_all(tree.join(&path)).unwrap();
+        std::fs::write(tree.join("d/file"), "").unwrap();
+        let merged = Merged::open(&vec![tree; 50]).unwrap();
+        assert!(merged.find(Path::new(&path)).unwrap().is_some());
+        assert!(merged.find(Path::new(&format!("{path}{}/file", "/..".repeat(29)))).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_walk_without_end_is_refused() {
+        let tree = tempfile::tempdir().unwrap();
+        std::fs::create_dir(tree.path().join("d")).unwrap();
+        std::fs::write(tree.path().join("link-30"), "").unwrap();
+        for link in 0..30 {
+            let target = format!("{}link-{}", "d/../".repeat(500), link + 1);
+            std::os::unix::fs::symlink(target, tree.path().join(format!("link-{link}"))).unwrap();
+        }
+        let merged = Merged::open(&[tree.path().to_owned()]).unwrap();
+        assert!(merged.find(Path::new("link-29")).unwrap().is_some());
+        let error = merged.find(Path::new("link-0")).unwrap_err();
+        assert_eq!(Errno::from_io_error(&error), Some(Errno::NAMETOOLONG));
     }
 }
