@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use coracle_sys::mount::{Change, READ_ONLY, change};
 use rustix::fs::{CWD, Mode, OFlags, open};
-use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::mount::{MountPropagationFlags, OpenTreeFlags, open_tree};
 
 /// A handle (`O_PATH`) to the file at `path` by way of such a mount. Without CAP_SYS_ADMIN it is one to the file itself.
 ///
@@ -23,10 +23,12 @@ pub(crate) fn handle(path: &Path) -> io::Result<OwnedFd> {
     }
 }
 
-/// A mount of the file at `path`, attached nowhere, that refuses writes.
+/// A mount of the file at `path`, attached nowhere, that refuses writes. What is mounted on it shows nowhere else: a copy of a
+/// shared mount would be its peer, and who mounts on the one mounts on the other.
 pub(crate) fn mount(path: &Path) -> io::Result<OwnedFd> {
     let mount = open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
-    change(mount.as_fd(), Change { set: READ_ONLY, ..Change::default() })?;
+    let propagation = u64::from(MountPropagationFlags::PRIVATE.bits());
+    change(mount.as_fd(), Change { set: READ_ONLY, propagation, ..Change::default() })?;
     Ok(mount)
 }
 

@@ -325,6 +325,27 @@ fn mounts_travel_as_told() {
 }
 
 #[test]
+fn nothing_that_a_container_sees_is_shared_with_a_node_that_shares_its_mounts() {
+    if !possible() {
+        return;
+    }
+    // Such a node, as systemd makes it, in a mount namespace of the test's own.
+    std::thread::spawn(|| {
+        coracle_sys::namespace::unshare(&[coracle_sys::namespace::Namespace::Mount]).unwrap();
+        for change in [rustix::mount::MountPropagationFlags::PRIVATE, rustix::mount::MountPropagationFlags::SHARED] {
+            rustix::mount::mount_change("/", change | rustix::mount::MountPropagationFlags::REC).unwrap();
+        }
+        let mut pod = Pod::new();
+        let plan = pod.plan("cat /proc/self/mountinfo");
+        let (_, log) = pod.run("one", &plan);
+        assert!(log.contains(" /null /proc/"), "{log}");
+        assert!(!log.contains("shared:"), "{log}");
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
 fn two_hundred_layers_make_one_root() {
     if !possible() {
         return;
