@@ -88,6 +88,8 @@ const PERSONALITIES: [u64; 5] = [0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
 /// The address families AF_ALG and AF_VSOCK, of which the kernel's bugs are many and the users few.
 const AF_ALG: u64 = 38;
 const AF_VSOCK: u64 = 40;
+/// The last one there is, AF_MCTP.
+const LAST_FAMILY: u64 = 45;
 
 /// The capabilities that make a difference to the profile.
 pub(super) fn relevant(capabilities: u64) -> u64 {
@@ -98,13 +100,11 @@ pub(super) fn relevant(capabilities: u64) -> u64 {
 pub fn default_profile(capabilities: u64) -> LinuxSeccomp {
     let has = |name| capabilities::bit(name).is_some_and(|bit| capabilities & bit != 0);
     let mut rules = vec![allow(ALWAYS), allow(OF_ARCHITECTURE)];
-    // One comparison each: two on the same argument would mean either, not both.
-    for (operator, family) in [
-        (LinuxSeccompOperator::ScmpCmpLt, AF_ALG),
-        (LinuxSeccompOperator::ScmpCmpEq, AF_ALG + 1),
-        (LinuxSeccompOperator::ScmpCmpGt, AF_VSOCK),
-    ] {
-        rules.push(allow_if("socket", operator, family, None));
+    // One comparison each: two on the same argument would mean either, not both. And none for "greater": the filter compares
+    // 64 bits, of which the kernel takes 32.
+    rules.push(allow_if("socket", LinuxSeccompOperator::ScmpCmpLt, AF_ALG, None));
+    for family in (AF_ALG + 1..=LAST_FAMILY).filter(|family| *family != AF_VSOCK) {
+        rules.push(allow_if("socket", LinuxSeccompOperator::ScmpCmpEq, family, None));
     }
     for value in PERSONALITIES {
         rules.push(allow_if("personality", LinuxSeccompOperator::ScmpCmpEq, value, None));

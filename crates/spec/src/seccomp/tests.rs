@@ -91,6 +91,9 @@ fn arguments_decide_where_they_must() {
         ("socket of AF_NFC", 41, 39, ALLOW),
         ("socket of AF_VSOCK", 41, 40, ERRNO | 1),
         ("socket of AF_XDP", 41, 44, ALLOW),
+        ("socket of AF_MCTP", 41, 45, ALLOW),
+        ("socket of AF_ALG, with a bit that the kernel does not look at", 41, 1 << 32 | 38, ERRNO | 1),
+        ("socket of AF_VSOCK, with a bit that the kernel does not look at", 41, 1 << 32 | 40, ERRNO | 1),
         ("personality without randomisation", 135, 0x0004_0000, ERRNO | 1),
         ("personality of Linux", 135, 0, ALLOW),
     ] {
