@@ -215,8 +215,8 @@ async fn neither_devices_nor_the_kernels_knobs_are_open() {
         .map(|numbers| format!("b {numbers}"))
         .collect();
     assert!(!disks.is_empty(), "no disk to try");
-    // mem, port, kmsg, hwrng, the clock, fuse, kvm, the first console, the loop devices' control.
-    let others = ["c 1 1", "c 1 4", "c 1 11", "c 10 183", "c 10 135", "c 10 229", "c 10 232", "c 4 1", "c 10 237", "b 7 0"];
+    // mem, port, kmsg, hwrng, the clock, fuse, kvm, the first console, the system's console, the loop devices' control.
+    let others = ["c 1 1", "c 1 4", "c 1 11", "c 10 183", "c 10 135", "c 10 229", "c 10 232", "c 4 1", "c 5 1", "c 10 237", "b 7 0"];
     for (name, capability) in [("usual", None), ("admin", Some("SYS_ADMIN"))] {
         let spec = ContainerSpec::new(name, &image);
         let container = pod.start(&capability.map_or(spec.clone(), |capability| spec.capability(capability))).await;

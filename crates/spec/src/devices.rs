@@ -15,9 +15,9 @@ const MKNOD: DeviceAccess = DeviceAccess { read: false, write: false, mknod: tru
 const DEFAULTS: [(&str, u32, u32); 6] =
     [("/dev/null", 1, 3), ("/dev/zero", 1, 5), ("/dev/full", 1, 7), ("/dev/random", 1, 8), ("/dev/urandom", 1, 9), ("/dev/tty", 5, 0)];
 
-/// Character devices without a node of ours that may be used: ptmx, every pseudo-terminal, the console; and tun, which
-/// runtimes allow since their beginnings and VPNs in containers rely on.
-const ALLOWED: [(u32, Option<u32>); 4] = [(5, Some(2)), (136, None), (5, Some(1)), (10, Some(200))];
+/// Character devices without a node of ours that may be used: ptmx, every pseudo-terminal, which a container's console is
+/// too; and tun, which runtimes allow since their beginnings and VPNs in containers rely on.
+const ALLOWED: [(u32, Option<u32>); 3] = [(5, Some(2)), (136, None), (10, Some(200))];
 
 /// What a privileged container must not get of the node's: mounts and links of its own take these places.
 const NOT_OF_THE_NODE: [&str; 8] =
