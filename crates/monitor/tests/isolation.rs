@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use coracle_monitor::protocol::*;
 use coracle_plan::*;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 mod common;
 use common::*;
@@ -340,6 +341,41 @@ fn nothing_that_a_container_sees_is_shared_with_a_node_that_shares_its_mounts() 
         let (_, log) = pod.run("one", &plan);
         assert!(log.contains(" /null /proc/"), "{log}");
         assert!(!log.contains("shared:"), "{log}");
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn a_container_and_its_execs_may_use_processors_that_their_monitor_may_not() {
+    if !possible() {
+        return;
+    }
+    // On a thread of the test's own, whose processors the monitor inherits.
+    std::thread::spawn(|| {
+        let confine = |processors: std::ops::Range<usize>| {
+            let mut set = CpuSet::new();
+            processors.for_each(|number| set.set(number));
+            sched_setaffinity(None, &set).unwrap();
+            sched_getaffinity(None).unwrap()
+        };
+        let all = confine(0..CpuSet::MAX_CPU);
+        let first = (0..CpuSet::MAX_CPU).find(|number| all.is_set(*number)).unwrap();
+        if confine(first..first + 1) == all {
+            return eprintln!("skipped: one processor only");
+        }
+        let mut pod = Pod::new();
+        let look = "grep Cpus_allowed: /proc/self/status";
+        let plan = pod.plan(&format!("{look}; sleep 1000"));
+        pod.start("one", &plan);
+        pod.await_log("one", "Cpus");
+        let (_, mut streams) = pod.exec("look", "one", process(&["sh", "-c", look]));
+        let mut said = String::new();
+        streams.output.read_to_string(&mut said).unwrap();
+        confine(0..CpuSet::MAX_CPU);
+        let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+        let wanted = status.lines().find(|line| line.starts_with("Cpus_allowed:")).unwrap();
+        assert_eq!((pod.log("one").trim_end(), said.trim_end()), (&*format!("stdout F {wanted}"), wanted));
     })
     .join()
     .unwrap();

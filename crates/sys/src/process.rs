@@ -240,6 +240,18 @@ pub fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Lets this process run on every processor that its cgroup allows, also on those that come later: sched_setaffinity(2).
+///
+/// # Errors
+/// EINVAL: its cgroup allows none. EPERM: a security module forbids it.
+pub fn use_all_processors() -> io::Result<()> {
+    // As many as Linux can be built for: the kernel passes over what is beyond those it has.
+    let all = [u8::MAX; 8192 / 8];
+    // SAFETY: the mask outlives the call and its size is told.
+    let done = unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, all.len(), all.as_ptr()) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Sends a signal, real-time ones included, by its number: pidfd_send_signal(2).
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! Who the process is and what it may do: limits, capabilities, groups, user, no_new_privs.
+//! Who the process is and what it may do: processors, limits, capabilities, groups, user, no_new_privs.
 //!
 //! Capabilities that the monitor does not have itself cannot be given; "all" means all there are. The order is the
 //! kernel's: bounding capabilities while there is CAP_SETPCAP, groups before the user, ambient ones last.
@@ -17,8 +17,11 @@ use crate::fault::{OrFault, Result};
 
 const SETTING_CAPABILITIES: &str = "setting the capabilities of";
 
-/// What needs the node's /proc and its root user, while these are in reach.
+/// What needs the node's /proc and its root user, while these are in reach, and the process's cgroups.
 pub(crate) fn prepare(process: &Process, user_namespace: Option<&UserNamespace>) -> Result<()> {
+    // Those of the daemon (`CPUAffinity=` of its unit) are not the container's: its cgroup says which are. Where that cannot be
+    // had, it runs on fewer.
+    let _ = coracle_sys::process::use_all_processors();
     let uid = process.user.uid;
     let on_node = user_namespace.map_or(Some(uid), |namespace| namespace.uids.to_host(uid));
     own_streams(on_node.ok_or(Errno::INVAL).or_fault("finding, in the pod's user namespace, user", uid)?)?;
