@@ -23,6 +23,7 @@ fn stopping_the_unit_ends_the_daemon_and_no_pod() {
 fn the_unit_is_told_and_watched() {
     assert_eq!(values("Type"), ["notify"]);
     assert_eq!(values("Restart"), ["always"]);
+    assert_eq!(values("StartLimitIntervalSec"), ["0"], "it is started again however often that fails");
     let seconds: Vec<u64> =
         ["WatchdogSec", "TimeoutStopSec"].iter().flat_map(|key| values(key)).map(|text| text.parse().unwrap()).collect();
     assert!(seconds.len() == 2 && seconds.iter().all(|&seconds| seconds >= 15), "longer than the daemon takes to end: {seconds:?}");
