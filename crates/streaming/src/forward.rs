@@ -30,6 +30,9 @@ use crate::request::PortForwardRequest;
 use crate::spdy::{self, NewStream};
 use crate::websocket;
 
+/// How long a request's id may be: they are numbers, or UUIDs. A session may keep thousands, and a header has room for 64 KiB.
+const MAX_ID: usize = 64;
+
 /// Serves connections as the client asks for them, until it goes away or the pod ends.
 pub(crate) async fn spdy<B: Backend>(mut session: spdy::Session, backend: Arc<B>, pod: PodId, limits: Limits) {
     let mut waiting = Waiting::default();
@@ -107,6 +110,10 @@ impl Waiting {
             return None;
         };
         let id = request_id(&stream, &kind);
+        if id.len() > MAX_ID {
+            stream.refuse();
+            return None;
+        }
         match (self.requests.remove(&id), kind.as_str()) {
             (None, kind) => {
                 let first = stream.number;

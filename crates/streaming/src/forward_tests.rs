@@ -237,12 +237,14 @@ async fn streams_that_make_no_sense_are_refused_alone() {
     let (_, data) = connect(&mut speaker, port, "good").await;
     let port = port.to_string();
     let half = speaker.open(&[("streamType", "data"), ("port", &port), ("requestID", "half")]).await;
-    let bad: [&[(&str, &str)]; 5] = [
+    let endless = "x".repeat(MAX_ID + 1);
+    let bad: [&[(&str, &str)]; 6] = [
         &[("streamType", "data")],
         &[("streamType", "data"), ("port", "0")],
         &[("streamType", "data"), ("port", "65536")],
         &[("streamType", "stdin"), ("port", "80")],
         &[("streamType", "data"), ("port", &port), ("requestID", "half")],
+        &[("streamType", "data"), ("port", &port), ("requestID", &endless)],
     ];
     for headers in bad {
         let stream = speaker.open(headers).await;
