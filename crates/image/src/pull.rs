@@ -313,7 +313,7 @@ impl Pull {
         let _permit = self.downloads.acquire().await.during("waiting to download", &self.name)?;
         let digest = layer.blob.digest.to_string();
         let (sender, receiver) = mpsc::channel::<Chunk>(PIECES);
-        let (workshop, diff_id) = (self.store.workshop.clone(), layer.diff_id);
+        let (workshop, diff_id, serial) = (self.store.workshop.clone(), layer.diff_id, self.store.state().next_serial());
         let applying = blocking("unpacking a layer", move || {
             let scratch = workshop.scratch()?;
             let tree = scratch.path().join("fs");
@@ -321,7 +321,7 @@ impl Pull {
             set_root_mode(&tree)?;
             coracle_failpoint::reach(coracle_failpoint::Point::LayerTree);
             let applied = unpack(&tree, receiver, diff_id)?;
-            Ok(Draft { scratch, applied })
+            Ok(Draft { scratch, applied, serial })
         });
         let (fetched, unpacked) = tokio::join!(self.source.download(layer.blob, sender), applying);
         // A download that failed makes unpacking fail too, or the content that it found to be wrong did.

@@ -50,7 +50,7 @@ pub(crate) struct LayerRecord {
     pub(crate) boot: String,
     /// Whether its files are known to be on the disk and not only in memory.
     pub(crate) durable: bool,
-    /// Tells this unpacking from another one of the same layer.
+    /// Tells this unpacking from another one of the same layer, and those that began earlier from those that began later.
     #[serde(skip)]
     pub(crate) serial: u64,
 }

@@ -19,7 +19,7 @@ use crate::disk::list;
 use crate::layer::root::reopen;
 use crate::merged::Merged;
 use crate::record::{RootfsRecord, encode};
-use crate::store::{QUARANTINE, State, Store, blocking};
+use crate::store::{LOST_WRITES, QUARANTINE, State, Store, blocking};
 use crate::tree::measure;
 
 /// The directories that make up a container's rootfs on overlayfs.
@@ -107,7 +107,7 @@ impl Store {
 
     /// Removes records whose writable layer is gone. One that is just being made is known before its record is there.
     fn sweep_records(&self, known: &HashSet<ContainerId>) -> Result<()> {
-        for name in list(&self.paths.runtime)?.into_iter().filter(|name| name != QUARANTINE) {
+        for name in list(&self.paths.runtime)?.into_iter().filter(|name| name != QUARANTINE && name != LOST_WRITES) {
             // A draft has a longer ending.
             let owner = name.split('.').next().and_then(|id| id.parse::<ContainerId>().ok());
             if !owner.is_some_and(|id| known.contains(&id) || self.state().rootfs.contains_key(&id)) {

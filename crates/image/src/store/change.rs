@@ -22,6 +22,8 @@ use crate::{Digest, LayerKey};
 pub(crate) struct Draft {
     pub(crate) scratch: Scratch,
     pub(crate) applied: Applied,
+    /// Taken before anything was written.
+    pub(crate) serial: u64,
 }
 
 /// An image whose layers are all here.
@@ -52,7 +54,7 @@ impl Store {
     }
 
     fn finish_layer(&self, draft: Draft, key: LayerKey, below: &[LayerKey]) -> Result<(Scratch, LayerRecord)> {
-        let Draft { scratch, applied } = draft;
+        let Draft { scratch, applied, serial } = draft;
         let trees: Vec<_> = self.state().stack(below).iter().map(|key| self.paths.tree(key)).collect();
         let below = Merged::open(&trees).during("opening the layers below", key)?;
         let finished = applied.finish(&below)?;
@@ -64,7 +66,7 @@ impl Store {
             opaque_root: finished.opaque_root,
             boot: self.boot.clone(),
             durable: false,
-            serial: self.state().next_serial(),
+            serial,
         };
         let path = scratch.path().join("record.json");
         coracle_files::replace(&path, &encode(&record)?).during("writing", path.display())?;

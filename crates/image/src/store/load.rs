@@ -1,6 +1,7 @@
 //! Opening the store: reading what is on disk, and dropping what is half-made, lost or nobody's.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -50,9 +51,12 @@ fn load(paths: Paths, registries: Registries, boot: String) -> Result<Store> {
         paths.quarantine().take(&lock_file, "it is no regular file");
     }
     let lock = lock(&lock_file)?;
+    let disk = File::open(root).during("opening", root.display())?;
     let workshop = Workshop::open(root.join("tmp"))?;
     let layout = Layout::open(root.join("images"), workshop.clone())?;
-    let mut state = State::default();
+    // By now nobody knows which of the layers found here that cost something.
+    let intact_from = u64::from(paths.lost_writes().exists());
+    let mut state = State { intact_from, ..State::default() };
     rootfs(&paths, &mut state)?;
     state.layers = layers(&paths, &workshop, &boot, &state)?;
     state.catalog = Arc::new(Catalog::new(images(&paths, &workshop, &layout, &state.layers)?));
@@ -63,6 +67,7 @@ fn load(paths: Paths, registries: Registries, boot: String) -> Result<Store> {
         state: Mutex::new(state),
         changes: Arc::default(),
         unsynced: Arc::new(Notify::new()),
+        disk: Mutex::new(disk),
         fetching: Mutex::default(),
         _lock: lock,
         paths,

@@ -14,6 +14,7 @@ mod tests;
 pub(crate) use change::{Arrival, Draft};
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -34,6 +35,9 @@ use crate::{Digest, LayerKey};
 /// Where damaged records are put aside, below the root and below the runtime directory.
 pub(crate) const QUARANTINE: &str = "quarantine";
 
+/// A file below the runtime directory, which is there once this boot's kernel has said that writes were lost.
+pub(crate) const LOST_WRITES: &str = "lost-writes";
+
 /// All images, layers and writable layers of a node.
 #[derive(Debug)]
 pub struct Store {
@@ -48,6 +52,8 @@ pub struct Store {
     changes: Arc<tokio::sync::Mutex<()>>,
     /// Rings when there are layers that may not be on the disk yet.
     unsynced: Arc<Notify>,
+    /// The root, open since before the first layer was looked at: see [`sync`].
+    disk: Mutex<File>,
     /// Keeps two pulls from fetching the same blob.
     fetching: Mutex<HashMap<BlobOf, Weak<tokio::sync::Mutex<()>>>>,
     /// Identifies this boot of the machine.
@@ -80,6 +86,8 @@ pub(crate) struct State {
     /// Layers wanted by pulls.
     pins: HashMap<u64, HashSet<LayerKey>>,
     serial: u64,
+    /// Of layers with a smaller serial that are not durable something may be lost.
+    intact_from: u64,
 }
 
 /// Keeps layers that no image claims yet.
@@ -116,6 +124,10 @@ impl Paths {
     /// For what is damaged on tmpfs.
     fn runtime_quarantine(&self) -> Quarantine {
         Quarantine::at(self.runtime.join(QUARANTINE))
+    }
+
+    fn lost_writes(&self) -> PathBuf {
+        self.runtime.join(LOST_WRITES)
     }
 
     pub(crate) fn rootfs_record(&self, id: &ContainerId) -> PathBuf {
@@ -197,8 +209,7 @@ impl Store {
     /// A pin on nothing yet.
     pub(crate) fn pin(self: &Arc<Self>) -> Pin {
         let mut state = self.state();
-        state.serial += 1;
-        let number = state.serial;
+        let number = state.next_serial();
         state.pins.insert(number, HashSet::new());
         Pin { store: Arc::downgrade(self), number }
     }
@@ -213,7 +224,8 @@ impl Store {
 }
 
 impl State {
-    fn next_serial(&mut self) -> u64 {
+    /// Greater than all before. Layers that former processes unpacked have 0.
+    pub(crate) fn next_serial(&mut self) -> u64 {
         self.serial += 1;
         self.serial
     }

@@ -1,19 +1,24 @@
 //! Layers are unpacked without waiting for the disk. This waits for it, in the background, once for all
 //! layers that came meanwhile, and writes down that they are safe.
+//!
+//! The kernel says once to each open file that writes were lost, perhaps not at all to one that is opened later, and never which
+//! (syncfs(2)). So one descriptor is held and asked, and layers that were here or under way when it heard of a loss are not marked
+//! in this boot. The next one drops them.
 
-use std::fs::File;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use coracle_domain::{During, Result};
+use coracle_domain::{During, Failure, Result};
 use tokio::time::timeout;
 
-use super::{Store, blocking};
+use super::{State, Store, blocking};
 use crate::LayerKey;
-use crate::record::encode;
+use crate::record::{LayerRecord, encode};
 
 /// How long after a failure it is tried again, unless there are more layers before.
 const RETRY: Duration = Duration::from_secs(60);
+
+const HINT: &str = "layers that were not safe yet are not until they are pulled again, as after a reboot";
 
 impl Store {
     /// Starts the task that makes layers durable. It ends with the store.
@@ -31,7 +36,7 @@ impl Store {
                 let Some(store) = weak.upgrade() else { return };
                 let outcome = store.make_durable().await;
                 if let (Err(error), false) = (&outcome, failed) {
-                    tracing::warn!(%error, "cannot make layers durable yet; a reboot would cost them");
+                    tracing::warn!(%error, "cannot make layers durable; a reboot would cost them");
                 }
                 failed = outcome.is_err();
             }
@@ -39,8 +44,7 @@ impl Store {
     }
 
     pub(crate) async fn make_durable(self: &Arc<Self>) -> Result<()> {
-        let waiting: Vec<(LayerKey, u64)> =
-            self.state().layers.iter().filter(|(_, record)| !record.durable).map(|(key, record)| (*key, record.serial)).collect();
+        let waiting = self.state().unsynced();
         if waiting.is_empty() {
             return Ok(());
         }
@@ -56,15 +60,30 @@ impl Store {
     }
 
     fn sync_disk(&self) -> Result<()> {
-        let root = &self.paths.root;
-        let directory = File::open(root).during("opening", root.display())?;
-        rustix::fs::syncfs(directory).during("syncing the file system of", root.display())?;
+        // Held until what was lost is known, for whoever asks next hears no more of it.
+        let disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = rustix::fs::syncfs(&*disk) {
+            self.note_lost_writes(&error.to_string());
+            return Err(Failure::new("syncing the file system of", self.paths.root.display(), error).hint(HINT).into());
+        }
         coracle_failpoint::reach(coracle_failpoint::Point::LayerSync);
         Ok(())
     }
 
+    /// Keeps layers from being marked that were begun before now, by this process and by those that come after it.
+    pub(super) fn note_lost_writes(&self, reason: &str) {
+        self.state().distrust_all();
+        let path = self.paths.lost_writes();
+        if let Err(error) = coracle_files::replace(&path, reason.as_bytes()) {
+            tracing::warn!(path = %path.display(), %error, "the next process will not know that writes were lost");
+        }
+    }
+
     fn mark_durable(&self, key: &LayerKey, serial: u64) -> Result<()> {
-        let record = self.state().layers.get(key).filter(|record| record.serial == serial && !record.durable).cloned();
+        let record = {
+            let state = self.state();
+            state.layers.get(key).filter(|record| record.serial == serial && state.may_be_marked(record)).cloned()
+        };
         // Marked by another round, gone meanwhile, or gone and unpacked again: then it has its turn later.
         let Some(mut record) = record else { return Ok(()) };
         record.durable = true;
@@ -72,5 +91,20 @@ impl Store {
         coracle_files::replace(&path, &encode(&record)?).during("marking durable", path.display())?;
         self.state().layers.insert(*key, record);
         Ok(())
+    }
+}
+
+impl State {
+    /// The layers that are to be marked once the disk is synced, with their serials.
+    fn unsynced(&self) -> Vec<(LayerKey, u64)> {
+        self.layers.iter().filter(|(_, record)| self.may_be_marked(record)).map(|(key, record)| (*key, record.serial)).collect()
+    }
+
+    fn may_be_marked(&self, record: &LayerRecord) -> bool {
+        !record.durable && record.serial >= self.intact_from
+    }
+
+    fn distrust_all(&mut self) {
+        self.intact_from = self.next_serial();
     }
 }
