@@ -53,7 +53,7 @@ pub(crate) fn replace(reporting: &Reporting, child: impl FnOnce() -> i32) -> Res
     let (pid, handle) = spawn_sibling(|| {
         // The other process's end: were it open here, its death would not be seen.
         drop(going.take());
-        // The monitor must know of this process before it can end.
+        // The monitor must know of this process before it can end by itself.
         if read(&waiting, &mut [0; 1]) == Ok(1) { child() } else { super::FAILED }
     })
     .or_fault(stage, subject)?;

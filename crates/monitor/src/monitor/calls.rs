@@ -184,7 +184,7 @@ impl Monitor {
     }
 
     fn signal(&mut self, target: &Target, signal: i32) -> Result<()> {
-        self.hear_all();
+        self.hear_all(None);
         let process = match target {
             Target::Container(id) => self.containers.get(id).filter(|container| container.lives()).map(|container| &container.process),
             Target::Exec(id) => self.execs.get(id).map(|exec| &exec.process),
@@ -207,7 +207,7 @@ impl Monitor {
     }
 
     fn shut_down(&mut self, asker: Asker) {
-        self.hear_all();
+        self.hear_all(None);
         let kill = Signal::KILL.as_raw();
         let first = self.containers.values().filter(|container| container.lives()).map(|container| &container.process);
         for process in first.chain(self.execs.values().map(|exec| &exec.process)).chain(self.pod.init()) {

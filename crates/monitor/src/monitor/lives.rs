@@ -1,7 +1,9 @@
 //! Processes between their birth and their program, and at their end.
 
 use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
 
+use coracle_sys::process::send_signal;
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, wait};
 
@@ -9,7 +11,7 @@ use super::{Asker, Monitor, note};
 use crate::channel::{Heard, Listening, Report};
 use crate::container::{Container, Phase};
 use crate::exit;
-use crate::fault::OrFault;
+use crate::fault::{OrFault, Result};
 use crate::log::{Buffers, time};
 use crate::process::Process;
 use crate::protocol::{Answer, Event, Fault, Reply, Target};
@@ -68,21 +70,19 @@ impl Launch {
 }
 
 impl Monitor {
-    /// Takes the reports of a process that is being set up.
-    pub(super) fn hear(&mut self, mut pid: Pid) {
+    /// Takes the reports of a process that is being set up. The end of the one that was `reaped` just now is still to be taken
+    /// note of.
+    pub(super) fn hear(&mut self, mut pid: Pid, reaped: Option<Pid>) {
         while let Some(launch) = self.launches.get_mut(&pid) {
             match launch.listening.hear() {
                 Heard::Nothing => return,
                 Heard::Report(Report::Ready, _) => launch.ready = true,
                 Heard::Report(Report::Failed(fault), _) => launch.fail(fault),
-                Heard::Report(Report::Moved { pid: next }, handle) if !launch.moved => {
-                    let handle = handle.ok_or(Errno::BADF).or_fault("receiving the handle of process", next);
-                    match handle.and_then(|handle| Process::moved(next, handle)) {
-                        Ok(process) => self.move_launch(&mut pid, process),
-                        // The end of the one that was made would be taken for the program's.
-                        Err(fault) => launch.fail(fault),
-                    }
-                }
+                Heard::Report(Report::Moved { pid: next }, handle) if !launch.moved => match successor(next, handle, reaped) {
+                    Ok(process) => self.move_launch(&mut pid, process),
+                    // The end of the one that was made would be taken for the program's.
+                    Err(fault) => launch.fail(fault),
+                },
                 Heard::Report(Report::Terminal, master) => {
                     if let Target::Container(id) = &launch.target
                         && let Some(container) = self.containers.get_mut(id)
@@ -103,9 +103,9 @@ impl Monitor {
     }
 
     /// Takes what was reported so far, so that it is known who is who.
-    pub(super) fn hear_all(&mut self) {
+    pub(super) fn hear_all(&mut self, reaped: Option<Pid>) {
         for pid in self.launches.iter().filter(|(_, launch)| !launch.silent).map(|(pid, _)| *pid).collect::<Vec<_>>() {
-            self.hear(pid);
+            self.hear(pid, reaped);
         }
     }
 
@@ -167,8 +167,8 @@ impl Monitor {
 
     fn ended(&mut self, pid: Pid, code: i32) {
         // The others too: it may be one that took another's place, and this not be heard yet.
-        self.hear_all();
-        self.hear(pid);
+        self.hear_all(Some(pid));
+        self.hear(pid, Some(pid));
         // All that it said is heard, but perhaps not the line's end: one in whose place it went on may still have it open.
         if self.launches.get(&pid).is_some_and(|launch| launch.ready) {
             self.conclude(pid);
@@ -208,5 +208,84 @@ impl Monitor {
         }
         self.tell_losses(true);
         self.tell_all(Event::Exited { container: id, exit });
+    }
+}
+
+/// The process that goes on in another's place, by the number and handle that it reported. ESRCH: it was killed and reaped before,
+/// and nothing more will be heard of its end.
+fn successor(pid: i32, handle: Option<OwnedFd>, reaped: Option<Pid>) -> Result<Process> {
+    let handle = handle.ok_or(Errno::BADF).or_fault("receiving the handle of process", pid)?;
+    let process = Process::moved(pid, handle)?;
+    if reaped != Some(process.pid) {
+        let subject = format_args!("{pid}, which was to execute the program");
+        send_signal(process.as_fd(), 0).or_fault("finding process", subject)?;
+    }
+    Ok(process)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::process::Command;
+
+    use coracle_sys::signal::SignalQueue;
+    use rustix::event::{PollFd, PollFlags, poll};
+    use rustix::process::{PidfdFlags, getpid, pidfd_open};
+
+    use super::super::Source;
+    use super::*;
+    use crate::channel::{self, Reporting};
+    use crate::pod::Pod;
+
+    /// A monitor that has container `one` set up, by a process that has this one's number, and that process's line to it.
+    fn starting() -> (Monitor, Reporting) {
+        let (listening, reporting) = channel::new().unwrap();
+        let launch = Launch::new(listening, Target::Container("one".to_owned()), Asker { connection: 0, call: 0 });
+        let monitor = Monitor {
+            listener: tempfile::tempfile().unwrap().into(),
+            deaf_until: None,
+            signals: SignalQueue::new(&[], false).unwrap(),
+            connections: BTreeMap::new(),
+            pod: Pod::default(),
+            containers: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            execs: BTreeMap::new(),
+            launches: Launches::from([(getpid(), launch)]),
+            serial: 0,
+            buffers: None,
+            ending: None,
+        };
+        (monitor, reporting)
+    }
+
+    /// A monitor that is yet to hear who goes on in the place of the process that it has made: one that was reaped. Its number.
+    fn moving_to_reaped() -> (Monitor, Pid) {
+        let (monitor, reporting) = starting();
+        let mut child = Command::new("true").spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let handle = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        child.wait().unwrap();
+        reporting.hand_over(&Report::Moved { pid: pid.as_raw_pid() }, handle.as_fd()).unwrap();
+        drop(reporting);
+        // Other tests' children have the line open until they execute their programs.
+        let line = &monitor.launches.get(&getpid()).unwrap().listening;
+        poll(&mut [PollFd::new(line, PollFlags::HUP)], None).unwrap();
+        (monitor, pid)
+    }
+
+    #[test]
+    fn a_start_ends_though_the_process_that_goes_on_was_reaped_before_it_was_told_of() {
+        let (mut monitor, _) = moving_to_reaped();
+        monitor.act(Source::Launch(getpid()), PollFlags::IN);
+        assert_eq!(monitor.failed.get("one").map(|fault| fault.errno), Some(Errno::SRCH.raw_os_error()), "{monitor:?}");
+        assert!(monitor.launches.is_empty(), "{monitor:?}");
+    }
+
+    #[test]
+    fn a_start_whose_process_is_told_of_only_when_it_was_reaped_ends_as_that_did() {
+        let (mut monitor, pid) = moving_to_reaped();
+        monitor.ended(pid, 137);
+        assert!(monitor.failed.get("one").is_some_and(|fault| fault.subject.contains("ended with 137")), "{monitor:?}");
+        assert!(monitor.launches.is_empty(), "{monitor:?}");
     }
 }

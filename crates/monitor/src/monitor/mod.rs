@@ -212,7 +212,7 @@ impl Monitor {
             Source::Listener => self.accept(),
             Source::Signals => self.take_signals(),
             Source::Connection(number) => self.serve_connection(number, flags),
-            Source::Launch(pid) => self.hear(pid),
+            Source::Launch(pid) => self.hear(pid, None),
             Source::Output { container, stream } => {
                 let buffers = self.buffers.get_or_insert_with(Buffers::new);
                 if let Some(container) = numbered(&mut self.containers, container) {
