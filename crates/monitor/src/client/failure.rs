@@ -77,7 +77,7 @@ fn hint(fault: &Fault) -> Option<&'static str> {
         ("executing the program", Errno::NOEXEC) => Some("it is built for another architecture, or is a script without #!"),
         ("mounting the layers on", Errno::INVAL) => Some("the kernel log names the layer or option it refuses"),
         ("making namespaces", Errno::NOSPC) => Some("see the limits in /proc/sys/user/max_*_namespaces"),
-        ("making a process", Errno::AGAIN) => Some(PIDS),
+        ("making a process" | "making a process in" | "beginning a proc file system in", Errno::AGAIN) => Some(PIDS),
         (stage, Errno::NOMEM) if stage.starts_with("setting up") => Some("the memory limit leaves too little to start in"),
         (stage, Errno::NOSPC) if stage.starts_with("mounting") => Some("fs.mount-max limits the mounts in a namespace"),
         _ => None,
@@ -108,6 +108,15 @@ mod tests {
     }
 
     #[test]
+    fn a_pids_limit_is_named_wherever_a_process_is_made() {
+        for stage in ["making a process", "making a process in", "beginning a proc file system in"] {
+            let error = from(fault(stage, Errno::AGAIN));
+            let is_exhausted = matches!(&error, Error::Failed(Failure { kind: FailureKind::Exhausted, .. }));
+            assert!(is_exhausted && error.to_string().contains("pids"), "{error:?}");
+        }
+    }
+
+    #[test]
     fn a_program_that_is_no_program_is_the_callers_fault_and_all_else_is_not() {
         for (stage, errno) in [
             ("finding the program", Errno::NOENT),
@@ -117,10 +126,6 @@ mod tests {
             let error = from(fault(stage, errno));
             assert!(matches!(error, Error::Refused(Refusal::Invalid { .. })) && error.to_string().contains("/bin/x"), "{error}");
         }
-        let exhausted = from(fault("making a process", Errno::AGAIN));
-        assert!(
-            matches!(&exhausted, Error::Failed(Failure { kind: FailureKind::Exhausted, .. })) && exhausted.to_string().contains("pids")
-        );
         for (stage, errno) in [("executing the program", Errno::NOMEM), ("mounting", Errno::NOENT)] {
             assert!(matches!(from(fault(stage, errno)), Error::Failed(_)));
         }
