@@ -43,7 +43,7 @@ pub struct Plan {
 pub struct Cgroups {
     /// A cgroup v2 directory to clone into (CLONE_INTO_CGROUP).
     pub unified: Option<PathBuf>,
-    /// `cgroup.procs` files that the process writes itself into before anything else (v1).
+    /// `tasks` files that the process writes itself into before anything else (v1).
     pub join: Vec<PathBuf>,
 }
 
