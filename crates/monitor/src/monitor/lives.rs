@@ -174,8 +174,11 @@ impl Monitor {
             self.conclude(pid);
         }
         if let Some(launch) = self.launches.get_mut(&pid) {
-            let (Target::Container(name) | Target::Exec(name)) = &launch.target;
-            let starved = self.containers.get(name).is_some_and(Container::is_oom_killed);
+            let (name, starved) = match &launch.target {
+                Target::Container(id) => (id, self.containers.get(id).is_some_and(Container::is_oom_killed)),
+                // Not known: whom the kernel has killed in its container may have been another, long ago.
+                Target::Exec(name) => (name, false),
+            };
             launch.fail(if starved {
                 Fault::new("setting up, within its memory limit, container", name, Errno::NOMEM)
             } else {
