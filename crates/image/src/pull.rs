@@ -15,14 +15,14 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use coracle_domain::{During, Error, Failure, ImageId, Refusal, Result};
-use futures_util::stream::{self, StreamExt, TryStreamExt};
+use futures_util::stream::{self, Stream, StreamExt, TryStreamExt};
 use oci_spec::image::{ImageConfiguration, ImageManifest};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 
 use crate::failure::{is_for_want_of_room, share, wrap};
 use crate::image::config_digest;
-use crate::layer::{chain_ids, stream::unpack};
+use crate::layer::{apply::NOTES_LIMIT, chain_ids, stream::unpack};
 use crate::manifest::{self, CONFIG_LIMIT, Document, LayerDescriptor};
 use crate::record::Name;
 use crate::registry::{Chunk, Credentials, Fetched, MANIFEST_STAGE, Source};
@@ -257,8 +257,7 @@ impl Pull {
                 wanted.push(async move { self.obtain(layer, *chain, pin).await.map(|obtained| (layer.diff_id, obtained)) });
             }
         }
-        let obtained: Vec<_> = stream::iter(wanted).buffer_unordered(LAYERS_AT_ONCE).try_collect().await?;
-        let mut obtained: HashMap<Digest, Obtained> = obtained.into_iter().collect();
+        let mut obtained = self.gather(stream::iter(wanted).buffer_unordered(LAYERS_AT_ONCE)).await?;
 
         let mut keys: Vec<LayerKey> = Vec::new();
         for (layer, chain) in layers.iter().zip(&chains) {
@@ -275,6 +274,22 @@ impl Pull {
             keys.push(key);
         }
         Ok(keys)
+    }
+
+    /// Waits for all layers. What was noted of those that lean on others is kept until then, and therefore bounded.
+    async fn gather(&self, layers: impl Stream<Item = Result<(Digest, Obtained)>>) -> Result<HashMap<Digest, Obtained>> {
+        let (mut gathered, mut noted) = (HashMap::new(), 0);
+        let mut layers = std::pin::pin!(layers);
+        while let Some((diff_id, obtained)) = layers.try_next().await? {
+            if let Obtained::Incomplete(draft) = &obtained {
+                noted += draft.applied.noted();
+            }
+            if noted > NOTES_LIMIT {
+                return Err(self.broken("unpacking the layers of", "together they leave too much to the layers below them"));
+            }
+            gathered.insert(diff_id, obtained);
+        }
+        Ok(gathered)
     }
 
     /// A layer that leans on those below it, and stands on different ones in the same image.

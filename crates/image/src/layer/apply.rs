@@ -33,8 +33,9 @@ pub(super) const OVERLAY_PREFIX: &[u8] = b"trusted.overlay.";
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 /// As in path_resolution(7).
 const LINK_LIMIT: u8 = 40;
-/// How much may be noted of one archive for its end, bytes: some hundred thousand directories.
-const NOTES_LIMIT: usize = 128 << 20;
+/// How much may be noted of one archive for its end, bytes: some hundred thousand directories. It is also the limit of all that
+/// wait for the other layers of an image.
+pub(crate) const NOTES_LIMIT: usize = 128 << 20;
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// A layer whose archive was read to its end, and what is left to do.
@@ -181,6 +182,11 @@ impl Applied {
     /// Whether the layer says everything itself, and so fits on any other.
     pub(crate) fn is_self_contained(&self) -> bool {
         self.implicit.is_empty() && self.links.is_empty()
+    }
+
+    /// Bytes that are kept of it until it is finished.
+    pub(crate) fn noted(&self) -> usize {
+        self.noted
     }
 
     /// Accounts for a path that is kept until the archive's end.

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use coracle_domain::{Error, FailureKind, Refusal};
 
-use super::{Node, base, container, sample};
+use super::{Node, base, container, open, registries, sample};
 use crate::record::Name;
 use crate::store::Arrival;
-use crate::testing::{GZIP_LAYER, Guard, OCI_INDEX, OCI_MANIFEST, Registry, Tar, TestImage, gzip, gzip_layer};
+use crate::testing::{GZIP_LAYER, Guard, OCI_INDEX, OCI_MANIFEST, Registry, Tar, TestImage, TestLayer, gzip, gzip_layer};
 use crate::{Digest, PullRequest, read_file};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -236,4 +236,26 @@ async fn a_tag_moves_on_and_its_old_image_stays_without_it() {
     check(&node);
     let node = node.restart("this boot").await;
     check(&node);
+}
+
+/// A layer that leans on those below it and is long in saying so: some 70 MiB of names.
+fn wordy_layer(name: &str) -> TestLayer {
+    let way = ["d"; 18].map(|name| name.repeat(200)).join("/");
+    let tar = (0..2_300).fold(Tar::new(), |tar, number| {
+        let path = format!("{name}-{number}/{way}/file");
+        tar.pax(&[("path", path.as_bytes())]).file("short", "")
+    });
+    gzip_layer(tar)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_noted_of_all_layers_of_an_image_is_bounded() {
+    // Disks take their time over this many directories.
+    let scratch = tempfile::tempdir_in("/dev/shm").unwrap();
+    let store = open(&scratch, registries(), "this boot").await;
+    let node = Node { scratch, store, registry: Registry::start().await };
+    node.registry.push("wordy", "latest", &TestImage::new("wordy", &["one", "two"].map(wordy_layer)));
+    let failure = node.failure("wordy").await;
+    assert_eq!(failure.stage, "unpacking the layers of", "no layer is too much for itself: {failure}");
+    node.settle_tmp().await;
 }
