@@ -1,6 +1,7 @@
 //! A layer on its way from the network into its directory: bytes in, decompressed, hashed, applied.
 //!
-//! Runs on a thread that may block, fed through a bounded channel. Memory does not grow with the layer.
+//! Runs on a thread that may block, fed through a bounded channel. Memory does not grow with the
+//! layer, but for what `apply` notes of its names, which is bounded.
 
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::Path;
