@@ -99,7 +99,12 @@ async fn a_privileged_container_has_the_machine() {
     let status = modest.shell("cat /proc/self/status").await;
     assert_eq!((field(&status, "CapEff"), field(&status, "Seccomp")), ("00000000a80425fb", "2"), "its neighbour is none");
     assert_ne!(modest.exec(&["/bin/sh", "-c", "mkdir /sys/fs/cgroup/x || mount -t tmpfs none /tmp"]).await.code, 0);
-    node.refused(node.pod("plain").await.try_create(&spec_privileged(&image)).await, Code::InvalidArgument, "privileged");
+    let mut plain = node.pod("plain").await;
+    node.refused(plain.try_create(&spec_privileged(&image)).await, Code::InvalidArgument, "privileged");
+    // So the kubelet tells of a pod to which a privileged container has come.
+    plain.config.linux.get_or_insert_default().security_context.get_or_insert_default().privileged = true;
+    let status = plain.start(&spec_privileged(&image)).await.shell("cat /proc/self/status").await;
+    assert_eq!(field(&status, "CapEff"), bounding_set());
     node.finish().await;
 }
 

@@ -8,7 +8,7 @@ use coracle_domain::{
 use crate::check::{self, Checked};
 use crate::{mount, namespaces, resources, security, signal, user_namespace, v1};
 
-/// The container that is asked for. `sandbox_config` is not read: it repeats what the pod was made from.
+/// The container that is asked for. Of `sandbox_config` only what may have changed since the pod was made counts: see [`fits`].
 pub(crate) fn parse(request: &v1::CreateContainerRequest) -> Checked<ContainerRequest> {
     let config = check::present("config", &request.config)?;
     let default = v1::LinuxContainerConfig::default();
@@ -41,7 +41,7 @@ pub(crate) fn parse(request: &v1::CreateContainerRequest) -> Checked<ContainerRe
     })
 }
 
-/// What a pod was made for bounds its containers: a privileged one needs a privileged pod, and all have its users.
+/// A pod bounds its containers: a privileged one needs a privileged pod, and all have its users.
 pub(crate) fn fits(message: &v1::CreateContainerRequest, container: &ContainerRequest, pod: &PodRequest) -> Checked<()> {
     let linux = message.config.as_ref().and_then(|config| config.linux.as_ref());
     let options = linux.and_then(|linux| linux.security_context.as_ref()?.namespace_options.clone()).unwrap_or_default();
@@ -50,10 +50,16 @@ pub(crate) fn fits(message: &v1::CreateContainerRequest, container: &ContainerRe
     for (index, mount) in container.mounts.iter().enumerate() {
         mount::fits(index, mount, pod)?;
     }
-    if container.security.privileged && !pod.security.privileged {
-        return Err(Refusal::invalid("config.linux.security_context.privileged", "the pod was not made for privileged containers"));
+    if container.security.privileged && !is_privileged(message.sandbox_config.as_ref(), pod) {
+        return Err(Refusal::invalid("config.linux.security_context.privileged", "the pod is not for privileged containers"));
     }
     may_share(&container.mounts, &container.security)
+}
+
+/// Whether the pod is, as it is described `now`: a privileged container for debugging may come to one that was made without any.
+fn is_privileged(now: Option<&v1::PodSandboxConfig>, pod: &PodRequest) -> bool {
+    let Some(now) = now else { return pod.security.privileged };
+    now.linux.as_ref().and_then(|linux| linux.security_context.as_ref()).is_some_and(|context| context.privileged)
 }
 
 /// A container's mounts may reach the node only if it is privileged, as in Kubernetes' own validation.

@@ -100,6 +100,20 @@ fn a_privileged_container_needs_a_privileged_pod() {
     assert!(fits(&v1::CreateContainerRequest::default(), &container, &pod).is_ok());
 }
 
+#[test]
+fn a_pod_may_get_a_privileged_container_that_it_was_not_made_for() {
+    let (mut container, mut pod) = (samples::container_request(), samples::pod_request());
+    container.security.privileged = true;
+    for (now, then) in [(true, false), (false, true)] {
+        pod.security.privileged = then;
+        let security_context = Some(v1::LinuxSandboxSecurityContext { privileged: now, ..Default::default() });
+        let linux = Some(v1::LinuxPodSandboxConfig { security_context, ..Default::default() });
+        let sandbox_config = Some(v1::PodSandboxConfig { linux, ..Default::default() });
+        let request = v1::CreateContainerRequest { sandbox_config, ..Default::default() };
+        assert_eq!(fits(&request, &container, &pod).is_ok(), now, "what the kubelet says of it now counts");
+    }
+}
+
 proptest! {
     #[test]
     fn no_bytes_make_the_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {

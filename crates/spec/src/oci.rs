@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use coracle_domain::{PidMode, Refusal, Result};
+use coracle_domain::{PidMode, Result};
 use coracle_plan::PidNamespace;
 use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Root, Spec};
 
@@ -44,10 +44,6 @@ impl fmt::Debug for Description {
 /// Describes a container. Refused: what the request, its image or the node rule out.
 pub fn oci_spec_for(spec: &ContainerSpec<'_>) -> Result<Description> {
     let security = &spec.request.security;
-    if security.privileged && !spec.pod.security.privileged {
-        let problem = "a privileged container needs a pod that was made privileged";
-        return Err(Refusal::invalid("linux.security_context.privileged", problem).into());
-    }
     user_namespace::check(spec)?;
     let environment = process::environment(spec)?;
     let sets = capabilities::sets(security, spec.user.uid, spec.node.capabilities)?;
@@ -156,16 +152,6 @@ fn annotations(spec: &ContainerSpec<'_>) -> HashMap<String, String> {
 mod tests {
     use super::*;
     use crate::fixture::Fixture;
-
-    #[test]
-    fn a_privileged_container_needs_a_privileged_pod() {
-        let mut fixture = Fixture::default();
-        fixture.request.security.privileged = true;
-        fixture.pod.security.privileged = false;
-        assert!(oci_spec_for(&fixture.spec()).is_err());
-        fixture.pod.security.privileged = true;
-        assert!(oci_spec_for(&fixture.spec()).is_ok());
-    }
 
     #[test]
     fn each_pid_mode_becomes_its_namespace() {
