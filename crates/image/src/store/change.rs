@@ -8,6 +8,7 @@ use coracle_domain::{During, Failure, ImageId, Result};
 use coracle_failpoint::{Point, reach};
 use tokio::sync::oneshot;
 
+use super::load::set_aside;
 use super::{Pin, State, Store, blocking};
 use crate::disk::Scratch;
 use crate::image::{Catalog, Image};
@@ -80,14 +81,19 @@ impl Store {
         }
         let path = self.paths.layer(&key);
         if !self.state().layers.contains_key(&key) {
-            // Left by somebody who got no further; there is mostly nothing.
-            self.workshop.remove(&path)?;
+            self.make_way(&key)?;
             scratch.keep_as(&path)?;
         }
         let mut state = self.state();
         state.layers.entry(key).or_insert(record);
         state.pins.entry(pin).or_default().insert(key);
         Ok(())
+    }
+
+    /// What has a layer's place and is none was left by somebody who got no further, or was taken for lost. There is mostly nothing.
+    fn make_way(&self, key: &LayerKey) -> Result<()> {
+        let path = self.paths.layer(key);
+        if self.state().may_be_mounted(key) { set_aside(&self.paths, &self.workshop, &path) } else { self.workshop.remove(&path).map(drop) }
     }
 
     /// Adds an image, or a name to one. A tag that led elsewhere leads here now. Without blobs it must be here already: `false` if

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -124,7 +125,9 @@ fn layers(paths: &Paths, workshop: &Workshop, boot: &str, state: &State) -> Resu
         if let (Some(key), Some(record), false) = (key, record, is_unsynced) {
             layers.insert(key, record);
         } else if !is_unsynced && key.is_some_and(|key| state.may_be_mounted(&key)) {
-            set_aside(paths, workshop, &path, is_whole_name)?;
+            if is_whole_name {
+                set_aside(paths, workshop, &path)?;
+            }
         } else {
             tracing::warn!(layer = %path.display(), "dropping a layer that may be incomplete");
             workshop.remove(&path)?;
@@ -142,15 +145,16 @@ fn is_directory(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|found| found.is_dir())
 }
 
-/// Makes way for the layer to be pulled again. What is mounted does not mind being renamed.
-fn set_aside(paths: &Paths, workshop: &Workshop, path: &Path, is_whole_name: bool) -> Result<()> {
-    if !is_whole_name {
-        return Ok(());
-    }
-    tracing::warn!(layer = %path.display(), "a damaged layer is kept for the containers that stand on it, and for no others");
+/// Makes way for the layer to be pulled again. What is mounted does not mind being renamed. Absence is success.
+pub(super) fn set_aside(paths: &Paths, workshop: &Workshop, path: &Path) -> Result<()> {
     let (Some(name), Some(serial)) = (path.file_name(), workshop.new_path().file_name().map(ToOwned::to_owned)) else { return Ok(()) };
     let aside = paths.root.join("layers").join(format!("{}.{}", name.to_string_lossy(), serial.to_string_lossy()));
-    std::fs::rename(path, &aside).during("setting aside", path.display())
+    match std::fs::rename(path, &aside) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        renamed => renamed.during("setting aside", path.display())?,
+    }
+    tracing::warn!(layer = %path.display(), "a damaged layer is kept for the containers that stand on it, and for no others");
+    Ok(())
 }
 
 fn images(paths: &Paths, workshop: &Workshop, layout: &Layout, layers: &HashMap<LayerKey, LayerRecord>) -> Result<Vec<Arc<Image>>> {

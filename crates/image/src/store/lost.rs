@@ -1,6 +1,7 @@
 //! Layers that vanish while the store is open: somebody deleted them. Images that stand on one are forgotten, so that
 //! they are not said to be here, and the next pull brings back what is missing.
 
+use std::io::{Error, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,23 +11,21 @@ use super::{State, Store, blocking};
 use crate::LayerKey;
 use crate::image::Catalog;
 
+const STAGE: &str = "looking for the layer";
 const HINT: &str = "somebody deleted it; its images are no longer listed, and pulling them again repairs them";
 
 impl Store {
-    /// Fails if one of the layers is not on the disk. Blocks.
+    /// Fails if one of the layers is not on the disk, or cannot be looked at. Blocks.
     pub(crate) fn must_be_there(&self, layers: &[LayerKey]) -> Result<()> {
-        let Some(lost) = layers.iter().find(|key| !is_there(&self.paths.tree(key))) else { return Ok(()) };
-        let absent = std::io::Error::from(std::io::ErrorKind::NotFound);
-        Err(Failure::new("looking for the layer", self.paths.tree(lost).display(), absent).hint(HINT).into())
+        let lost = self.find_lost(layers)?;
+        let Some(lost) = lost.first() else { return Ok(()) };
+        Err(Failure::new(STAGE, self.paths.tree(lost).display(), Error::from(ErrorKind::NotFound)).hint(HINT).into())
     }
 
     /// Makes sure that no layer is taken to be here that is not; `true` if all of them are.
     pub(crate) async fn check_layers(self: &Arc<Self>, layers: &[LayerKey]) -> Result<bool> {
         let (store, layers) = (Arc::clone(self), layers.to_vec());
-        let lost = blocking("looking for layers", move || {
-            Ok(layers.into_iter().filter(|key| !is_there(&store.paths.tree(key))).collect::<Vec<_>>())
-        });
-        let lost = lost.await?;
+        let lost = blocking("looking for layers", move || store.find_lost(&layers)).await?;
         if lost.is_empty() {
             return Ok(true);
         }
@@ -44,7 +43,7 @@ impl Store {
     /// Only under [`Store::changes`].
     fn forget_lost(&self, lost: &[LayerKey]) -> Result<()> {
         // Meanwhile a pull may have brought them back.
-        let lost: Vec<LayerKey> = lost.iter().copied().filter(|key| !is_there(&self.paths.tree(key))).collect();
+        let lost = self.find_lost(lost)?;
         let catalog = self.catalog();
         let (broken, whole): (Vec<_>, Vec<_>) =
             catalog.images.values().cloned().partition(|image| image.layers.iter().any(|key| lost.contains(key)));
@@ -60,6 +59,18 @@ impl Store {
         }
         Ok(())
     }
+
+    /// Those of the layers that are not there.
+    fn find_lost(&self, layers: &[LayerKey]) -> Result<Vec<LayerKey>> {
+        let mut lost = Vec::new();
+        for key in layers {
+            let tree = self.paths.tree(key);
+            if !is_there(&tree).during(STAGE, tree.display())? {
+                lost.push(*key);
+            }
+        }
+        Ok(lost)
+    }
 }
 
 impl State {
@@ -69,6 +80,11 @@ impl State {
     }
 }
 
-fn is_there(tree: &Path) -> bool {
-    tree.is_dir()
+/// An error is no answer: what cannot be looked at now may be there, and be mounted.
+fn is_there(tree: &Path) -> std::io::Result<bool> {
+    match std::fs::metadata(tree) {
+        Ok(found) => Ok(found.is_dir()),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
+        Err(error) => Err(error),
+    }
 }

@@ -1,5 +1,6 @@
 //! The whole room against a registry on loopback and a real disk.
 
+mod damage;
 mod disk;
 mod pull;
 mod registry;
