@@ -31,7 +31,6 @@ pub(crate) enum Document {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LayerDescriptor {
     pub(crate) blob: Blob,
-    pub(crate) media_type: String,
     /// Of the uncompressed archive.
     pub(crate) diff_id: Digest,
 }
@@ -133,7 +132,7 @@ fn layer(descriptor: &Descriptor, diff_id: &str) -> Result<LayerDescriptor, Stri
         return Err(format!("{media_type} is no archive of files; this is not a container image"));
     }
     let diff_id = diff_id.parse().map_err(|error: InvalidDigest| format!("its diff id {diff_id:?}: {error}"))?;
-    Ok(LayerDescriptor { blob: blob(descriptor).map_err(|error| error.to_string())?, media_type, diff_id })
+    Ok(LayerDescriptor { blob: blob(descriptor).map_err(|error| error.to_string())?, diff_id })
 }
 
 /// What a descriptor points to.
