@@ -74,9 +74,8 @@ impl Store {
     /// # Errors
     /// If the disk refuses to let go of the writable layer.
     pub async fn remove_rootfs(self: &Arc<Self>, container: &ContainerId) -> Result<()> {
-        let used_alone = self.state().used_alone(container);
         let (store, id) = (Arc::clone(self), container.clone());
-        blocking("removing a rootfs", move || store.forget_rootfs(&id)).await?;
+        let used_alone = blocking("removing a rootfs", move || store.forget_rootfs(&id)).await?;
         if used_alone && let Err(error) = self.sweep().await {
             tracing::warn!(%error, "cannot delete what only a container used");
         }
@@ -92,7 +91,7 @@ impl Store {
         let (store, known) = (Arc::clone(self), known.clone());
         blocking("sweeping writable layers", move || {
             let unclaimed: Vec<_> = store.state().inherited.difference(&known).cloned().collect();
-            unclaimed.iter().try_for_each(|id| store.forget_rootfs(id))?;
+            unclaimed.iter().try_for_each(|id| store.forget_rootfs(id).map(drop))?;
             let containers = store.paths.root.join("containers");
             // Whatever this is, it is nothing of ours.
             for name in list(&containers)?.into_iter().filter(|name| name.parse::<ContainerId>().is_err()) {
@@ -169,27 +168,27 @@ impl Store {
         Rootfs { lower, upper: directory.join("upper"), work: directory.join("work") }
     }
 
-    /// Makes sure that a container has no writable layer and wants no layers.
-    fn forget_rootfs(&self, id: &ContainerId) -> Result<()> {
+    /// Makes sure that a container has no writable layer and wants no layers; `true` if some may be there now that nobody wants.
+    fn forget_rootfs(&self, id: &ContainerId) -> Result<bool> {
         self.sampler.remove(id);
         self.workshop.remove(&self.paths.container(id))?;
         remove_file(&self.paths.rootfs_record(id))?;
         reach(Point::WritableForget);
         let mut state = self.state();
-        state.rootfs.remove(id);
-        state.unclear.remove(id);
         state.inherited.remove(id);
-        Ok(())
+        let was_unclear = state.unclear.remove(id);
+        // Asked once the claim is gone: whoever removes an image from now on sees to its layers.
+        let used_alone = state.rootfs.remove(id).is_some_and(|claim| state.used_alone(&claim));
+        Ok(was_unclear || used_alone)
     }
 }
 
 impl State {
-    /// Whether layers may be there for this container alone: its images are gone, or it is not known which they are.
-    fn used_alone(&self, container: &ContainerId) -> bool {
-        let Some(rootfs) = self.rootfs.get(container) else { return self.unclear.contains(container) };
+    /// Whether layers may be there for this claim alone: its images are gone.
+    fn used_alone(&self, claim: &RootfsRecord) -> bool {
         let of_images = || self.catalog.images.values().flat_map(|image| &image.layers).collect::<HashSet<_>>();
-        !self.catalog.images.contains_key(&rootfs.image)
-            || !rootfs.volumes.is_empty() && !rootfs.volumes.iter().collect::<HashSet<_>>().is_subset(&of_images())
+        !self.catalog.images.contains_key(&claim.image)
+            || !claim.volumes.is_empty() && !claim.volumes.iter().collect::<HashSet<_>>().is_subset(&of_images())
     }
 
     fn claim_rootfs(&mut self, image: &ImageId, container: &ContainerId) -> Result<RootfsRecord> {

@@ -84,9 +84,7 @@ impl Store {
             self.make_way(&key)?;
             scratch.keep_as(&path)?;
         }
-        let mut state = self.state();
-        state.layers.entry(key).or_insert(record);
-        state.pins.entry(pin).or_default().insert(key);
+        self.state().keep(key, record, pin);
         Ok(())
     }
 
@@ -208,6 +206,14 @@ impl Store {
 }
 
 impl State {
+    /// Adds a layer that is in its place. A pin that was given up meanwhile stays so: the sweep that follows takes the layer.
+    fn keep(&mut self, key: LayerKey, record: LayerRecord, pin: u64) {
+        self.layers.entry(key).or_insert(record);
+        if let Some(pinned) = self.pins.get_mut(&pin) {
+            pinned.insert(key);
+        }
+    }
+
     /// Forgets the layers that nobody wants, so that nobody claims them any more.
     fn take_unwanted(&mut self) -> Vec<(LayerKey, LayerRecord)> {
         if !self.unclear.is_empty() {
@@ -243,4 +249,28 @@ fn without_tag(record: &ImageRecord, taker: &Name) -> Option<ImageRecord> {
     let name = changed.names.iter_mut().find(taken)?;
     name.tag = None;
     Some(changed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_that_comes_after_its_pull_was_given_up_is_nobodys() {
+        let mut state = State::default();
+        let record = LayerRecord {
+            bytes: 0,
+            inodes: 0,
+            carries_root: false,
+            opaque_root: false,
+            boot: "this boot".into(),
+            durable: false,
+            serial: 2,
+        };
+        let key = |name: &str| LayerKey::Diff(Digest::of(name.as_bytes()));
+        state.pins.insert(7, HashSet::new());
+        state.keep(key("wanted"), record.clone(), 7);
+        state.keep(key("late"), record, 8);
+        assert_eq!(state.take_unwanted().into_iter().map(|(key, _)| key).collect::<Vec<_>>(), [key("late")]);
+    }
 }

@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use coracle_domain::{Error, ImageId, Refusal};
+use futures_util::future::join;
 
 use super::{Node, base, container, in_mount_namespace, sample};
 use crate::testing::{Tar, TestImage, gzip_layer};
@@ -167,4 +168,20 @@ async fn the_kernel_shows_the_rootfs_as_it_was_meant() {
     let (mounted, listing) = in_mount_namespace(&format!("mount -t overlay none -o {options} {target}; cd {target}; find . | sort"));
     assert!(mounted, "{listing}");
     assert_eq!(listing.lines().collect::<Vec<_>>(), [".", "./d", "./d/low", "./d/new", "./o", "./o/new", "./r", "./r/new"]);
+}
+
+#[test]
+fn an_image_and_its_last_container_that_go_together_leave_nothing() {
+    // What blocks is done in the order in which it was asked for.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        let node = Node::new().await;
+        node.registry.push("app", "latest", &sample());
+        let id = node.pull("app").await.unwrap();
+        node.store.prepare_rootfs(&id, &container(1), None).await.unwrap();
+        node.store.make_durable().await.unwrap();
+        let (removed, released) = join(node.store.remove(id.as_str()), node.store.remove_rootfs(&container(1))).await;
+        removed.and(released).unwrap();
+        node.assert_empty().await;
+    });
 }
