@@ -26,7 +26,7 @@ use crate::layer::{apply::NOTES_LIMIT, chain_ids, stream::unpack};
 use crate::manifest::{self, CONFIG_LIMIT, Document, LayerDescriptor};
 use crate::record::Name;
 use crate::registry::{Chunk, Credentials, Fetched, MANIFEST_STAGE, Source};
-use crate::store::{Arrival, Draft, Pin, Store, blocking};
+use crate::store::{Arrival, Draft, Pin, Store, on_own_thread};
 use crate::usage::now;
 use crate::{Digest, LayerKey, Reference, Target};
 
@@ -329,7 +329,7 @@ impl Pull {
         let digest = layer.blob.digest.to_string();
         let (sender, receiver) = mpsc::channel::<Chunk>(PIECES);
         let (workshop, diff_id, serial) = (self.store.workshop.clone(), layer.diff_id, self.store.state().next_serial());
-        let applying = blocking("unpacking a layer", move || {
+        let applying = on_own_thread("unpacking a layer", move || {
             let scratch = workshop.scratch()?;
             let tree = scratch.path().join("fs");
             std::fs::create_dir(&tree).during("making the layer's directory", tree.display())?;

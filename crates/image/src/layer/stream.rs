@@ -1,6 +1,6 @@
 //! A layer on its way from the network into its directory: bytes in, decompressed, hashed, applied.
 //!
-//! Runs on a thread that may block, fed through a bounded channel. Memory does not grow with the
+//! Runs on a thread of its own, which waits for the network, fed through a bounded channel. Memory does not grow with the
 //! layer, but for what `apply` notes of its names, which is bounded.
 
 use std::io::{self, BufRead, BufReader, Cursor, Read};

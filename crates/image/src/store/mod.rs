@@ -19,9 +19,9 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use coracle_domain::{ContainerId, Failure, Filesystem, FilesystemUsage, Result};
+use coracle_domain::{ContainerId, Failure, FailureKind, Filesystem, FilesystemUsage, Result};
 use coracle_files::Quarantine;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use crate::content::Layout;
 use crate::disk::Workshop;
@@ -259,4 +259,19 @@ pub(crate) async fn blocking<T: Send + 'static>(stage: &'static str, work: impl 
         Ok(result) => result,
         Err(error) => Err(Failure::new(stage, "on a thread of its own", error).into()),
     }
+}
+
+/// Runs what waits for somebody else, such as a registry, on a thread that ends with it: those of [`blocking`] are limited in number,
+/// and all else needs them. The work goes on when nobody waits for it any more.
+pub(crate) async fn on_own_thread<T: Send + 'static>(stage: &'static str, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let (answer, answered) = oneshot::channel();
+    let body = move || {
+        // Nobody listens when the caller was cancelled.
+        let _ = answer.send(work());
+    };
+    std::thread::Builder::new().name("coracle-image".into()).spawn(body).map_err(|error| {
+        let failure = Failure::new(stage, "on a thread of its own", error).kind(FailureKind::Exhausted);
+        failure.hint("no thread could be made: a pids limit is reached, of the daemon's cgroup or of the machine")
+    })?;
+    answered.await.unwrap_or_else(|closed| Err(Failure::new(stage, "on a thread of its own", closed).into()))
 }

@@ -10,7 +10,7 @@ use super::{Node, base, container, open, registries, sample};
 use crate::record::Name;
 use crate::store::Arrival;
 use crate::testing::{GZIP_LAYER, Guard, OCI_INDEX, OCI_MANIFEST, Registry, Tar, TestImage, TestLayer, gzip, gzip_layer};
-use crate::{Digest, PullRequest, read_file};
+use crate::{Digest, PullRequest, Registries, read_file};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_is_pulled_by_tag_and_found_by_all_its_names() {
@@ -258,4 +258,32 @@ async fn what_is_noted_of_all_layers_of_an_image_is_bounded() {
     let failure = node.failure("wordy").await;
     assert_eq!(failure.stage, "unpacking the layers of", "no layer is too much for itself: {failure}");
     node.settle_tmp().await;
+}
+
+#[test]
+fn slow_downloads_hold_up_nothing_else_that_blocks() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(2).build().unwrap();
+    runtime.block_on(async {
+        // Nobody gives up before the removal would.
+        let node = Node::with(Registries { stall_timeout: super::PATIENCE * 2, ..registries() }).await;
+        let layers = ["one", "two", "three"].map(|name| gzip_layer(Tar::new().file(name, "")));
+        let image = TestImage::new("slow", &layers);
+        node.registry.push("slow", "latest", &image);
+        let gate = Arc::new(tokio::sync::Semaphore::new(1));
+        node.registry.shelf().gate = Some(Arc::clone(&gate));
+        let meanwhile = async {
+            let begin = std::time::Instant::now();
+            while node.registry.count("GET", &image.id()) == 0 {
+                assert!(begin.elapsed() < super::PATIENCE, "it never began");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let removed = tokio::time::timeout(super::PATIENCE, node.store.remove("no such image")).await;
+            gate.add_permits(1000);
+            removed
+        };
+        let (pulled, removed) = tokio::join!(node.pull("slow"), meanwhile);
+        removed.unwrap().unwrap();
+        assert_eq!(pulled.unwrap().as_str(), image.id());
+    });
 }
