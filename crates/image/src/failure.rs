@@ -3,11 +3,16 @@
 use std::fmt;
 use std::sync::Arc;
 
-use coracle_domain::{Error, Failure, FailureKind};
+use coracle_domain::{Error, Failure, FailureKind, Result};
 
 /// Whether it would have gone well with more room.
 pub(crate) fn is_for_want_of_room(error: &Error) -> bool {
     matches!(error, Error::Failed(failure) if failure.kind == FailureKind::Exhausted)
+}
+
+/// Does the work for every item, whatever fails, and answers with the first failure.
+pub(crate) fn for_all<T>(items: impl IntoIterator<Item = T>, work: impl FnMut(T) -> Result<()>) -> Result<()> {
+    items.into_iter().map(work).fold(Ok(()), Result::and)
 }
 
 /// Puts a failure into the frame of a larger one.

@@ -16,6 +16,7 @@ use rustix::fs::{FileType, Timespec, Timestamps};
 
 use crate::LayerKey;
 use crate::disk::list;
+use crate::failure::for_all;
 use crate::layer::root::reopen;
 use crate::merged::Merged;
 use crate::record::{RootfsRecord, encode};
@@ -89,19 +90,21 @@ impl Store {
     /// If the disk refuses.
     pub async fn sweep_rootfs(self: &Arc<Self>, known: &HashSet<ContainerId>) -> Result<()> {
         let (store, known) = (Arc::clone(self), known.clone());
-        blocking("sweeping writable layers", move || {
+        let swept = blocking("sweeping writable layers", move || {
             let unclaimed: Vec<_> = store.state().inherited.difference(&known).cloned().collect();
-            unclaimed.iter().try_for_each(|id| store.forget_rootfs(id).map(drop))?;
-            let containers = store.paths.root.join("containers");
-            // Whatever this is, it is nothing of ours.
-            for name in list(&containers)?.into_iter().filter(|name| name.parse::<ContainerId>().is_err()) {
-                store.workshop.remove(&containers.join(name))?;
-            }
-            store.sweep_records(&known)
+            let forgotten = for_all(&unclaimed, |id| store.forget_rootfs(id).map(drop));
+            forgotten.and(store.sweep_strangers()).and(store.sweep_records(&known))
         })
-        .await?;
+        .await;
         self.sampler.refresh();
-        self.sweep().await
+        swept.and(self.sweep().await)
+    }
+
+    /// Removes what stands among the writable layers and is none: whatever it is, it is nothing of ours.
+    fn sweep_strangers(&self) -> Result<()> {
+        let containers = self.paths.root.join("containers");
+        let strangers = list(&containers)?.into_iter().filter(|name| name.parse::<ContainerId>().is_err());
+        for_all(strangers, |name| self.workshop.remove(&containers.join(name)).map(drop))
     }
 
     /// Removes records whose writable layer is gone. One that is just being made is known before its record is there.

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::{State, Store, blocking};
 use crate::LayerKey;
+use crate::failure::for_all;
 use crate::record::{LayerRecord, encode};
 
 /// How long after a failure it is tried again, unless there are more layers before.
@@ -52,9 +53,9 @@ impl Store {
         blocking("syncing layers", move || store.sync_disk()).await?;
         let (store, guard) = (Arc::clone(self), Arc::clone(&self.changes).lock_owned().await);
         blocking("syncing layers", move || {
-            waiting.iter().try_for_each(|(key, serial)| store.mark_durable(key, *serial))?;
+            let marked = for_all(&waiting, |(key, serial)| store.mark_durable(key, *serial));
             drop(guard);
-            store.sync_disk()
+            store.sync_disk().and(marked)
         })
         .await
     }

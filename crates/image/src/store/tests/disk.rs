@@ -268,3 +268,49 @@ async fn on_a_disk_that_loses_writes() {
     assert!(node.store.state().layers.values().all(|record| !record.durable));
     pull.abort();
 }
+
+#[test]
+fn a_writable_layer_that_cannot_be_removed_keeps_no_other() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (directory, program) = (scratch.path().display(), std::env::current_exe().unwrap());
+    let inner = "store::tests::disk::with_a_mount_on_a_writable_layer";
+    let (passed, output) = in_mount_namespace(&format!("TMPDIR={directory} {} --ignored --exact {inner}", program.display()));
+    assert!(passed && output.contains("1 passed"), "{output}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "run by a_writable_layer_that_cannot_be_removed_keeps_no_other, where its mounts are nobody else's"]
+async fn with_a_mount_on_a_writable_layer() {
+    let node = Node::new().await;
+    node.registry.push("app", "latest", &sample());
+    let id = node.pull("app").await.unwrap();
+    for digit in 1..10 {
+        node.store.prepare_rootfs(&id, &container(digit), None).await.unwrap();
+    }
+    let node = node.restart("this boot").await;
+    let stuck = node.store.paths.container(&container(5));
+    let run =
+        |program: &str, args: &[&str]| assert!(std::process::Command::new(program).args(args).arg(&stuck).status().unwrap().success());
+    run("mount", &["-t", "tmpfs", "none"]);
+    let error = node.store.sweep_rootfs(&HashSet::new()).await.unwrap_err().to_string();
+    assert!(error.contains(stuck.to_str().unwrap()), "{error}");
+    assert_eq!(node.names("containers"), [container(5).to_string()]);
+    run("umount", &[]);
+    node.store.sweep_rootfs(&HashSet::new()).await.unwrap();
+    assert!(node.names("containers").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_cannot_be_marked_keeps_no_other_from_it() {
+    let node = Node::new().await;
+    let layers: Vec<_> = (1..10).map(|number| gzip_layer(Tar::new().file(&format!("file{number}"), ""))).collect();
+    node.registry.push("app", "latest", &TestImage::new("app", &layers));
+    let id = node.pull("app").await.unwrap();
+    node.store.make_durable().await.unwrap();
+    let deleted = node.store.find(id.as_str()).unwrap().layers[4];
+    std::fs::remove_dir_all(node.store.paths.layer(&deleted)).unwrap();
+    node.store.state().layers.values_mut().for_each(|record| record.durable = false);
+    node.store.make_durable().await.unwrap_err();
+    let state = node.store.state();
+    assert!(state.layers.iter().all(|(key, record)| record.durable == (*key != deleted)));
+}
