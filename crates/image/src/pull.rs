@@ -185,6 +185,8 @@ impl Pull {
         if !self.store.check_layers(&image.layers).await? {
             return Ok(None);
         }
+        // While all that was asked it may have been removed, or lost a name.
+        let Some(image) = self.store.catalog().images.get(&image.id).cloned() else { return Ok(None) };
         let names = &image.record.names;
         let Some(manifest) = names.iter().find(|name| name.resolved == digest).map(|name| name.manifest) else { return Ok(None) };
         let name = self.name_for(digest, manifest);

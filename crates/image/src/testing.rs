@@ -161,7 +161,7 @@ pub(crate) struct Shelf {
     /// Blobs are at this host.
     pub(crate) redirect: Option<String>,
     pub(crate) ignore_ranges: bool,
-    /// Blob requests wait for this.
+    /// Blobs, and questions whether something is there, wait for this.
     pub(crate) gate: Option<Arc<tokio::sync::Semaphore>>,
 }
 
@@ -273,7 +273,7 @@ impl Registry {
         }
         let body = String::from_utf8_lossy(&bytes[head + 4..]).into_owned();
         let seen = Seen { method, path, headers, body };
-        let gate = self.shelf().gate.clone().filter(|_| seen.path.contains("/blobs/"));
+        let gate = self.shelf().gate.clone().filter(|_| seen.method == "HEAD" || seen.path.contains("/blobs/"));
         if let Some(gate) = gate {
             gate.acquire().await.unwrap().forget();
         }

@@ -287,3 +287,23 @@ fn slow_downloads_hold_up_nothing_else_that_blocks() {
         assert_eq!(pulled.unwrap().as_str(), image.id());
     });
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_is_removed_while_the_registry_is_asked_about_it_is_pulled_anew() {
+    let node = Node::new().await;
+    node.registry.push("app", "latest", &sample());
+    let id = node.pull("app").await.unwrap();
+    // Its layers stay, so that only the image is missing.
+    node.store.prepare_rootfs(&id, &container(1), None).await.unwrap();
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    node.registry.shelf().gate = Some(Arc::clone(&gate));
+    let meanwhile = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        node.store.remove(id.as_str()).await.unwrap();
+        let (joined, ()) = tokio::join!(node.pull("app"), async { gate.add_permits(1000) });
+        joined
+    };
+    let (first, joined) = tokio::join!(node.pull("app"), meanwhile);
+    assert_eq!((first.unwrap(), joined.unwrap()), (id.clone(), id.clone()));
+    assert!(node.store.find(id.as_str()).is_some());
+}
