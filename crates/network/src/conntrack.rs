@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
+use coracle_domain::Protocol;
 use rustix::io::Errno;
 
 use crate::Subnet;
@@ -61,26 +62,26 @@ impl Flow {
         Some(Self { protocol: *attribute(transport, CTA_PROTO_NUM)?.first()?, destination: (address.into(), port), identity })
     }
 
-    /// Whether it was sent to a port of the host, of which `addresses` are the addresses.
-    fn is_to(&self, port: &HostPort, addresses: &BTreeSet<Ipv4Addr>) -> bool {
+    /// Whether it is of UDP and was sent to one of these ports of the host, of which `addresses` are the addresses.
+    fn is_to(&self, ports: &BTreeSet<HostPort>, addresses: &BTreeSet<Ipv4Addr>) -> bool {
         let (address, number) = self.destination;
-        let local = || Subnet::LOOPBACK.contains(address) || addresses.contains(&address);
-        (self.protocol, number) == (protocol_number(port.protocol), port.number)
-            && port.address.map_or_else(local, |bound| bound == address)
+        let is_among = |bound| ports.contains(&HostPort { protocol: Protocol::Udp, address: bound, number });
+        let is_local = || Subnet::LOOPBACK.contains(address) || addresses.contains(&address);
+        self.protocol == protocol_number(Protocol::Udp) && (is_among(Some(address)) || is_among(None) && is_local())
     }
 }
 
-/// Has the kernel decide anew where flows to a port of the host go, which has these addresses. A kernel that
+/// Has the kernel decide anew where flows to these UDP ports of the host go, which has these addresses. A kernel that
 /// shows no flows is left alone: it forgets them by itself when they pause for a minute or three.
-pub(crate) fn forget(port: &HostPort, addresses: &BTreeSet<Ipv4Addr>) -> Result<(), Rejection> {
+pub(crate) fn forget_udp(ports: &BTreeSet<HostPort>, addresses: &BTreeSet<Ipv4Addr>) -> Result<(), Rejection> {
     let mut socket = Socket::open(Family::Netfilter)?;
-    let found = socket.dump(&list(port), |body| Flow::read(body).filter(|flow| flow.is_to(port, addresses)));
+    let found = socket.dump(&list(ports), |body| Flow::read(body).filter(|flow| flow.is_to(ports, addresses)));
     let flows = match found {
         Err(rejection) if [Errno::INVAL, Errno::OPNOTSUPP].contains(&rejection.errno()) => return Ok(()),
         found => found?,
     };
     for flows in flows.chunks(DELETIONS_AT_ONCE) {
-        let deletions: Vec<_> = flows.iter().map(|flow| deletion(flow, port)).collect();
+        let deletions: Vec<_> = flows.iter().map(deletion).collect();
         // A flow that ended meanwhile is gone as well; the kernel carries out the others.
         match socket.execute(&deletions) {
             Err(rejection) if rejection.errno() == Errno::NOENT => {}
@@ -90,31 +91,39 @@ pub(crate) fn forget(port: &HostPort, addresses: &BTreeSet<Ipv4Addr>) -> Result<
     Ok(())
 }
 
-/// Asks for the flows to a port at any address. Kernels before 5.8 do not know the filter and show all flows.
-fn list(port: &HostPort) -> Request {
+/// Asks for the flows to a port at any address, or for all of UDP if there are several: the kernel looks through its whole table
+/// each time. Kernels before 5.8 do not know the filter and show all flows.
+fn list(ports: &BTreeSet<HostPort>) -> Request {
     const CTA_FILTER_ORIG_FLAGS: u16 = 1;
-    /// Protocol and destination port: `CTA_FILTER_F_CTA_PROTO_*` in net/netfilter/nf_internals.h.
-    const BY_PROTOCOL_AND_PORT: u32 = 1 << 3 | 1 << 5;
-    let transport =
-        Attributes::default().bytes(CTA_PROTO_NUM, &[protocol_number(port.protocol)]).bytes(CTA_PROTO_DST_PORT, &port.number.to_be_bytes());
+    /// `CTA_FILTER_F_CTA_PROTO_NUM` and `_DST_PORT` in net/netfilter/nf_internals.h.
+    const BY_PROTOCOL: u32 = 1 << 3;
+    const BY_PORT: u32 = 1 << 5;
+    let transport = Attributes::default().bytes(CTA_PROTO_NUM, &[protocol_number(Protocol::Udp)]);
+    let numbers: BTreeSet<u16> = ports.iter().map(|port| port.number).collect();
+    let (transport, flags, subject) = match numbers.first() {
+        Some(only) if numbers.len() == 1 => {
+            (transport.bytes(CTA_PROTO_DST_PORT, &only.to_be_bytes()), BY_PROTOCOL | BY_PORT, format!("{only}/udp"))
+        }
+        first => (transport, BY_PROTOCOL, format!("{}/udp and others", first.copied().unwrap_or_default())),
+    };
     let tuple = Attributes::default().nested(CTA_TUPLE_PROTO, &transport);
-    let filter = Attributes::default().bytes(CTA_FILTER_ORIG_FLAGS, &BY_PROTOCOL_AND_PORT.to_ne_bytes());
+    let filter = Attributes::default().bytes(CTA_FILTER_ORIG_FLAGS, &flags.to_ne_bytes());
     let attributes = Attributes::default().nested(CTA_TUPLE_ORIG, &tuple).nested(CTA_FILTER, &filter);
-    request(IPCTNL_MSG_CT_GET, 0, &attributes, "listing the flows to the host's port", port)
+    request(IPCTNL_MSG_CT_GET, 0, &attributes, "listing the flows to the host's port", subject)
 }
 
-fn deletion(flow: &Flow, port: &HostPort) -> Request {
-    request(IPCTNL_MSG_CT_DELETE, NLM_F_ACK, &flow.identity, "deleting a flow to the host's port", port)
+fn deletion(flow: &Flow) -> Request {
+    let (address, port) = flow.destination;
+    request(IPCTNL_MSG_CT_DELETE, NLM_F_ACK, &flow.identity, "deleting a flow to the host's port", format!("{address}:{port}/udp"))
 }
 
-fn request(message: u16, flags: u16, attributes: &Attributes, stage: &'static str, port: &HostPort) -> Request {
+fn request(message: u16, flags: u16, attributes: &Attributes, stage: &'static str, subject: String) -> Request {
     let body = crate::nft::message(attributes);
-    Request { kind: SUBSYSTEM << 8 | message, flags, body, stage, subject: port.to_string() }
+    Request { kind: SUBSYSTEM << 8 | message, flags, body, stage, subject }
 }
 
 #[cfg(test)]
 mod tests {
-    use coracle_domain::Protocol;
     use proptest::prelude::*;
 
     use super::*;
@@ -143,7 +152,7 @@ mod tests {
     fn only_flows_to_the_host_itself_are_meant() {
         let addresses = BTreeSet::from([HOST]);
         let port = |address, number| HostPort { protocol: Protocol::Udp, address, number };
-        let to = |destination, of| Flow::read(&shown(destination, 53)).unwrap().is_to(&of, &addresses);
+        let to = |destination, of| Flow::read(&shown(destination, 53)).unwrap().is_to(&BTreeSet::from([port(None, 99), of]), &addresses);
         assert!(to(HOST, port(None, 53)) && to(Ipv4Addr::LOCALHOST, port(None, 53)) && to(HOST, port(Some(HOST), 53)));
         assert!(!to(Ipv4Addr::new(9, 9, 9, 9), port(None, 53)), "a query to a server elsewhere");
         assert!(!to(HOST, port(Some(Ipv4Addr::LOCALHOST), 53)));

@@ -235,8 +235,19 @@ impl Socket {
             self.sequence = self.sequence.wrapping_add(1);
             request.write(&mut datagram, self.sequence, extra_flags);
         }
-        rustix::net::send(&self.fd, &datagram, SendFlags::empty()).map_err(|errno| first_request.failed(errno, None))?;
+        self.send_whole(&datagram).map_err(|errno| first_request.failed(errno, None))?;
         Ok(first)
+    }
+
+    /// A datagram must fit the send buffer, though it never waits there; the limit for all sockets is not for what is one change.
+    fn send_whole(&self, datagram: &[u8]) -> Result<usize, Errno> {
+        match rustix::net::send(&self.fd, datagram, SendFlags::empty()) {
+            Err(Errno::MSGSIZE) => {
+                rustix::net::sockopt::set_socket_send_buffer_size_force(&self.fd, datagram.len())?;
+                rustix::net::send(&self.fd, datagram, SendFlags::empty())
+            }
+            sent => sent,
+        }
     }
 
     /// Reads one datagram and shows `each` message in it.

@@ -4,6 +4,8 @@
 //! one's going change the rules, and so does whatever is not as it was thought to be: the rules are then written
 //! anew as a whole, which needs no knowledge of what stood before.
 
+use std::collections::BTreeSet;
+
 use coracle_domain::{During, PodId, Protocol, Result};
 
 use crate::bridge::Shared;
@@ -72,10 +74,9 @@ impl Shared {
 
 /// Has flows without an end go where the rules now say. Of the transports only UDP has such.
 fn forget_flows(openings: &Openings) -> Result<()> {
-    let ports: Vec<&HostPort> = openings.keys().filter(|port| port.protocol == Protocol::Udp).collect();
+    let ports: BTreeSet<HostPort> = openings.keys().filter(|port| port.protocol == Protocol::Udp).copied().collect();
     if ports.is_empty() {
         return Ok(());
     }
-    let addresses = host::addresses()?;
-    ports.into_iter().try_for_each(|port| Ok(conntrack::forget(port, &addresses)?))
+    Ok(conntrack::forget_udp(&ports, &host::addresses()?)?)
 }

@@ -411,6 +411,20 @@ fn the_next_daemon_makes_the_rules_those_of_the_living() {
 }
 
 #[test]
+fn the_next_daemon_writes_the_rules_of_thousands_of_ports() {
+    on_a_host(|| async {
+        let (bridge, metadata) = (bridge(), metadata());
+        for seed in 1..9 {
+            let pod = Pod::unattached(&bridge, seed);
+            let ports: Vec<_> = (0..1000).map(|port| mapping(Protocol::Tcp, None, u16::from(seed) * 1000 + port, 80)).collect();
+            bridge.adopt_ports(&request(&pod, &metadata, &ports)).unwrap();
+        }
+        assert_eq!(bridge.ready().await, Ok(()));
+        assert_eq!(elements("ports").len(), 8000);
+    });
+}
+
+#[test]
 fn a_failed_attachment_leaves_no_port_open() {
     on_a_host(|| async {
         let bridge = bridge();
@@ -437,8 +451,9 @@ fn a_udp_flow_follows_its_port_from_pod_to_pod() {
             client.send(b"early").unwrap();
             assert!(client.recv(&mut [0; 8]).is_err());
         }
-        for seed in [1, 2] {
-            let pod = attached(&bridge, seed, &ports).await;
+        let several = [mapping(Protocol::Udp, None, 5353, 53), mapping(Protocol::Udp, None, 5354, 54)];
+        for (seed, ports) in [(1, &ports[..]), (2, &several), (3, &ports)] {
+            let pod = attached(&bridge, seed, ports).await;
             let server = receive_at(&pod.namespace, Ipv4Addr::UNSPECIFIED, 53);
             for client in &clients {
                 ask(client, &server);
