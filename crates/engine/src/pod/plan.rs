@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use coracle_cgroup::Cgroup;
+use coracle_cgroup::{Cgroup, VisibleHierarchy};
 use coracle_domain::{ContainerId, ContainerRequest, During, IpcMode, NetworkMode, PidMode, Profile, Refusal, Result};
 use coracle_image::{Image, Rootfs};
 use coracle_plan::Cgroups;
@@ -169,9 +169,13 @@ fn image_defaults(image: &Image) -> ImageDefaults {
 
 /// What a container sees under /sys/fs/cgroup: on v1 the directories of its own cgroup, one per hierarchy.
 fn cgroup_view(cgroup: &Cgroup) -> CgroupView {
-    let own = cgroup.visible().into_iter();
-    let hierarchies: Vec<_> = own.map(|own| CgroupHierarchy { name: own.name, source: own.directory, aliases: Vec::new() }).collect();
+    let hierarchies: Vec<_> = cgroup.visible().into_iter().map(hierarchy).collect();
     if hierarchies.is_empty() { CgroupView::Unified } else { CgroupView::Hierarchies(hierarchies) }
+}
+
+fn hierarchy(VisibleHierarchy { name, directory }: VisibleHierarchy) -> CgroupHierarchy {
+    let aliases = if name.contains(',') { name.split(',').map(str::to_owned).collect() } else { Vec::new() };
+    CgroupHierarchy { name, source: directory, aliases }
 }
 
 /// The profile that a request names; a privileged container has none, whatever it names.
@@ -202,6 +206,13 @@ fn read_profile(path: &Path) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn controllers_that_are_mounted_together_are_found_by_either_name() {
+        let aliases = |name: &str| hierarchy(VisibleHierarchy { name: name.to_owned(), directory: PathBuf::from("/x") }).aliases;
+        assert_eq!(aliases("cpu,cpuacct"), ["cpu", "cpuacct"]);
+        assert!(aliases("memory").is_empty());
+    }
 
     #[test]
     fn a_profile_is_read_from_a_regular_file_only() {
