@@ -28,10 +28,12 @@ pub(crate) fn parse(sysctls: &BTreeMap<String, String>, network: NetworkMode, ip
         let dotted = dotted(name).ok_or_else(|| Refusal::invalid(FIELD, format!("{name:?} is not the name of a kernel parameter")))?;
         let of_network = dotted.starts_with("net.");
         let of_ipc = IPC.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.");
-        if of_network && network == NetworkMode::Node || of_ipc && ipc == IpcMode::Node {
+        // A pod has host and domain name to itself where it has the network.
+        let of_names = dotted == "kernel.domainname";
+        if (of_network || of_names) && network == NetworkMode::Node || of_ipc && ipc == IpcMode::Node {
             return Err(Refusal::invalid(FIELD, format!("{name:?} would change the node, whose namespace the pod shares")));
         }
-        if !of_network && !of_ipc && dotted != "kernel.domainname" {
+        if !of_network && !of_ipc && !of_names {
             return Err(Refusal::invalid(FIELD, format!("{name:?} belongs to no namespace and would change the node")));
         }
     }
@@ -58,7 +60,9 @@ mod tests {
 
     #[test]
     fn parameters_of_the_pods_own_namespaces_pass_verbatim() {
-        for name in ["net.ipv4.ip_forward", "net/ipv4/conf/eth0.100/rp_filter", "kernel.shm_rmid_forced", "fs.mqueue.msg_max"] {
+        for name in
+            ["net.ipv4.ip_forward", "net/ipv4/conf/eth0.100/rp_filter", "kernel.shm_rmid_forced", "kernel.domainname", "fs.mqueue.msg_max"]
+        {
             let taken = parse_one(name, NetworkMode::Pod, IpcMode::Pod).unwrap();
             assert_eq!(taken.keys().collect::<Vec<_>>(), [name]);
         }
@@ -67,6 +71,7 @@ mod tests {
     #[test]
     fn parameters_of_the_node_are_refused() {
         assert!(parse_one("net.ipv4.ip_forward", NetworkMode::Node, IpcMode::Pod).is_err());
+        assert!(parse_one("kernel.domainname", NetworkMode::Node, IpcMode::Pod).is_err());
         assert!(parse_one("kernel/shmmax", NetworkMode::Pod, IpcMode::Node).is_err());
         for name in ["vm.swappiness", "kernel.panic", "kernel.hostname", "fs.file-max"] {
             assert!(parse_one(name, NetworkMode::Pod, IpcMode::Pod).is_err(), "{name}");
