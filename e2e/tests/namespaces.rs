@@ -2,7 +2,7 @@
 //! their own have a file for themselves.
 
 use coracle_e2e::api::NamespaceMode;
-use coracle_e2e::{Code, Container, ContainerSpec, Node, PodSpec, eventually, host};
+use coracle_e2e::{Code, Container, ContainerSpec, Node, PodSpec, eventually, host, number};
 
 const CLOCKS: &str = "coracle.dev/time-offsets";
 
@@ -177,6 +177,17 @@ async fn parameters_safe_and_unsafe_are_set_in_the_pods_namespaces_alone() {
     assert_eq!(inside.lines().collect::<Vec<_>>(), parameters.map(|(_, value)| value));
     assert_eq!(ours(), before);
     assert_eq!(container.exec(&["/bin/sh", "-c", "echo 1 > /proc/sys/net/core/somaxconn"]).await.code, 1, "they are not its to change");
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn whoever_is_not_root_may_listen_on_any_port_and_ask_for_echoes() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let pod = node.pod("ports").await;
+    let container = pod.start(&ContainerSpec::new("c", &image).security(|s| s.run_as_user = number(1000))).await;
+    // busybox's ping only knows the sockets that are root's.
+    assert_eq!(container.shell("httpd -p 80 -h /tmp && cat /proc/sys/net/ipv4/ping_group_range").await, "0\t2147483647");
     node.finish().await;
 }
 

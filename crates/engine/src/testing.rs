@@ -45,7 +45,7 @@ pub(crate) fn entry(seed: u8) -> Entry {
     Entry { view: Arc::new(view), live: Arc::new(Live::default()), owner: Handle::to_nobody() }
 }
 
-fn pod_request(seed: u8) -> PodRequest {
+pub(crate) fn pod_request(seed: u8) -> PodRequest {
     PodRequest {
         metadata: PodMetadata { name: format!("pod-{seed}"), uid: seed.to_string(), namespace: "default".into(), attempt: 0 },
         handler: None,

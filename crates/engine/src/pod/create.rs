@@ -136,7 +136,7 @@ impl Owner {
             network,
             ipc: request.ipc == IpcMode::Pod,
             hostname,
-            sysctls: request.sysctls.clone().into_iter().collect(),
+            sysctls: sysctls(request),
             share_pid: request.pid == PidMode::Pod,
             user: request.user_namespace.map(|users| self.user_namespace(users)),
             time_offsets: time_offsets(&request.time_offsets),
@@ -211,6 +211,17 @@ fn check_clocks(offsets: &TimeOffsets) -> Result<()> {
     Ok(())
 }
 
+/// The kernel parameters to set, in order. Where the network is the pod's own, no port and no echo is root's alone, as with
+/// containerd and Docker; what the request says comes after that, and counts.
+fn sysctls(request: &PodRequest) -> Vec<(String, String)> {
+    let own_network = request.network == NetworkMode::Pod;
+    let ports = own_network.then_some(("net.ipv4.ip_unprivileged_port_start", "0"));
+    // All groups there are; most of them are unknown in a user namespace.
+    let echoes = (own_network && request.user_namespace.is_none()).then_some(("net.ipv4.ping_group_range", "0 2147483647"));
+    let usual = ports.into_iter().chain(echoes).map(|(name, value)| (name.to_owned(), value.to_owned()));
+    usual.chain(request.sysctls.clone()).collect()
+}
+
 fn time_offsets(offsets: &TimeOffsets) -> Vec<protocol::TimeOffset> {
     let clocks = [(Clock::Monotonic, offsets.monotonic), (Clock::BootTime, offsets.boottime)];
     let offset = |(clock, offset): (Clock, Option<TimeOffset>)| {
@@ -218,4 +229,21 @@ fn time_offsets(offsets: &TimeOffsets) -> Vec<protocol::TimeOffset> {
         Some(protocol::TimeOffset { clock, seconds, nanoseconds })
     };
     clocks.into_iter().filter_map(offset).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::pod_request;
+
+    #[test]
+    fn no_port_and_no_echo_is_roots_alone_unless_the_request_says_so() {
+        let mut request = pod_request(1);
+        let name = "net/ipv4/ip_unprivileged_port_start".to_owned();
+        request.sysctls = [(name.clone(), "1024".to_owned())].into();
+        let names = |request: &PodRequest| sysctls(request).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        assert_eq!(names(&request), ["net.ipv4.ip_unprivileged_port_start", "net.ipv4.ping_group_range", &name]);
+        request.network = NetworkMode::Node;
+        assert_eq!(names(&request), [name]);
+    }
 }
