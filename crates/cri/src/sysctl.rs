@@ -36,8 +36,18 @@ pub(crate) fn parse(sysctls: &BTreeMap<String, String>, network: NetworkMode, ip
         if !of_network && !of_ipc && !of_names {
             return Err(Refusal::invalid(FIELD, format!("{name:?} belongs to no namespace and would change the node")));
         }
+        if is_of_interface(&dotted) {
+            let feature = format!("{FIELD}: {name:?}, of an interface that the pod has only after its parameters are set,");
+            return Err(Refusal::unsupported(feature));
+        }
     }
     Ok(sysctls.clone())
+}
+
+/// Whether it is one of a single network interface, other than that which every network namespace is made with.
+fn is_of_interface(dotted: &str) -> bool {
+    let parts: Vec<&str> = dotted.split('.').collect();
+    matches!(parts[..], ["net", _, "conf" | "neigh", interface, ..] if !matches!(interface, "all" | "default" | "lo"))
 }
 
 /// The name with dots between its parts. Written with slashes, a dot belongs to a part, as in an
@@ -61,7 +71,7 @@ mod tests {
     #[test]
     fn parameters_of_the_pods_own_namespaces_pass_verbatim() {
         for name in
-            ["net.ipv4.ip_forward", "net/ipv4/conf/eth0.100/rp_filter", "kernel.shm_rmid_forced", "kernel.domainname", "fs.mqueue.msg_max"]
+            ["net.ipv4.ip_forward", "net/ipv4/conf/lo/forwarding", "kernel.shm_rmid_forced", "kernel.domainname", "fs.mqueue.msg_max"]
         {
             let taken = parse_one(name, NetworkMode::Pod, IpcMode::Pod).unwrap();
             assert_eq!(taken.keys().collect::<Vec<_>>(), [name]);
@@ -75,6 +85,17 @@ mod tests {
         assert!(parse_one("kernel/shmmax", NetworkMode::Pod, IpcMode::Node).is_err());
         for name in ["vm.swappiness", "kernel.panic", "kernel.hostname", "fs.file-max"] {
             assert!(parse_one(name, NetworkMode::Pod, IpcMode::Pod).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn parameters_of_an_interface_that_is_not_there_yet_are_refused() {
+        for name in ["net.ipv4.conf.eth0.rp_filter", "net/ipv4/conf/eth0.100/rp_filter", "net.ipv6.neigh.eth0.retrans_time_ms"] {
+            let refused = parse_one(name, NetworkMode::Pod, IpcMode::Pod).unwrap_err().to_string();
+            assert!(refused.contains(name), "{refused}");
+        }
+        for name in ["net.ipv4.conf.all.rp_filter", "net/ipv4/conf/default/rp_filter", "net.ipv6.conf.lo.forwarding", "net.ipv4.neigh"] {
+            assert!(parse_one(name, NetworkMode::Pod, IpcMode::Pod).is_ok(), "{name}");
         }
     }
 
