@@ -68,6 +68,7 @@ fn the_default_profile_allows_the_usual_and_denies_the_rest() {
         ("clone3", 435, ERRNO | 38),
         ("futex_waitv", 449, ALLOW),
         ("fchmodat2", 452, ALLOW),
+        ("lsm_get_self_attr", 459, ERRNO | 1),
         ("mseal", 462, ALLOW),
         ("removexattrat", 466, ALLOW),
         ("uretprobe", 335, ALLOW),
@@ -105,7 +106,7 @@ fn arguments_decide_where_they_must() {
 #[test]
 fn capabilities_open_their_calls() {
     let admin = default(SYS_ADMIN);
-    for number in [56, 165, 272, 308, 435] {
+    for number in [56, 165, 272, 308, 435, 459, 460, 461] {
         assert_eq!(run(&admin, X86_64, number, [0x1000_0000, 0, 0, 0, 0, 0]), ALLOW, "{number}");
     }
     let module = default(1 << 16);
