@@ -87,7 +87,7 @@ points! {
     Monitor MonitorStart "monitor.start": "A monitor runs, and serves nobody yet.";
     Monitor NamespaceMake "namespace.make": "Namespaces of a pod are made, and pinned nowhere yet.";
     Monitor NamespacePin "namespace.pin": "A namespace of a pod is pinned.";
-    Monitor NamespaceSysctl "namespace.sysctl": "A kernel parameter of a pod or container is set.";
+    Monitor NamespaceSysctl "namespace.sysctl": "A kernel parameter of a pod is set.";
     Monitor InitStart "init.start": "The init process of a pod that shares its process ids is started.";
     Monitor LogOpen "log.open": "A container's log is opened.";
     Monitor ProcessMake "process.make": "A process for a container or an exec is cloned; nothing is known of it yet.";

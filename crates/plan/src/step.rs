@@ -116,13 +116,6 @@ pub enum Step {
         /// Which.
         target: PathBuf,
     },
-    /// Sets a kernel parameter of the namespaces the process is in.
-    Sysctl {
-        /// With dots or slashes.
-        name: String,
-        /// Its value.
-        value: String,
-    },
     /// Makes the plan's root the root directory and drops the node's. After it, targets are plain paths.
     PivotRoot,
     /// Makes the root mount refuse writes. After [`Step::PivotRoot`].

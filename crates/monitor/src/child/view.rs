@@ -15,7 +15,6 @@ use super::cover::Covers;
 use super::root::Root;
 use super::{image, mount, node, procfs};
 use crate::fault::{OrFault, Result};
-use crate::sysctl;
 
 /// The file system in the making.
 #[derive(Debug)]
@@ -88,7 +87,6 @@ impl<'a> View<'a> {
             }
             Step::Mask { target } => self.covers.mask(&self.root, target),
             Step::ReadOnly { target } => mount::read_only(&self.root, target),
-            Step::Sysctl { name, value } => sysctl::set(name, value),
             Step::PivotRoot => self.pivot().or_fault("changing the root directory to", self.path.display()),
             Step::ReadOnlyRoot => {
                 let root = Root::open(Path::new("/")).or_fault("opening the root directory", "/")?;
