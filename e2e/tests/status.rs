@@ -3,8 +3,8 @@
 use std::os::unix::fs::MetadataExt;
 
 use coracle_e2e::api::{
-    CgroupDriver, CheckpointContainerRequest, ContainerStatusRequest, ImageFsInfoRequest, LinuxContainerResources, PodSandboxStatusRequest,
-    RuntimeConfigRequest, StatusRequest, UpdateContainerResourcesRequest, UpdateRuntimeConfigRequest,
+    CgroupDriver, CheckpointContainerRequest, ContainerStatusRequest, ImageFsInfoRequest, LinuxContainerResources, NamespaceMode,
+    PodSandboxStatusRequest, RuntimeConfigRequest, StatusRequest, UpdateContainerResourcesRequest, UpdateRuntimeConfigRequest,
 };
 use coracle_e2e::{Code, ContainerSpec, Node, PodSpec, wire};
 use serde_json::{Value, json};
@@ -107,6 +107,14 @@ async fn a_verbose_status_tells_what_tools_look_for() {
     let process = &told["runtimeSpec"]["process"];
     assert_eq!(process["args"], json!(["/bin/sleep", "100000"]));
     assert!(process["env"].as_array().is_some_and(|variables| variables.contains(&json!("COLOUR=blue"))), "as other runtimes show it");
+
+    let guest = ContainerSpec::new("guest", &image).pid_mode(NamespaceMode::Target);
+    let guest = pod.start(&guest.security(|s| s.namespace_options.get_or_insert_default().target_id.clone_from(&container.id))).await;
+    let request = ContainerStatusRequest { container_id: guest.id.clone(), verbose: true };
+    let told = info(&node.cri.runtime().container_status(request).await.expect("ContainerStatus").into_inner().info);
+    let namespaces = told["runtimeSpec"]["linux"]["namespaces"].as_array().expect("a list").clone();
+    assert!(namespaces.contains(&json!({ "type": "pid", "path": format!("/proc/{pid}/ns/pid") })), "{namespaces:?}");
+    guest.remove().await;
 
     let request = PodSandboxStatusRequest { pod_sandbox_id: pod.id.clone(), verbose: true };
     let answer = node.cri.runtime().pod_sandbox_status(request).await.expect("PodSandboxStatus").into_inner();

@@ -139,7 +139,7 @@ pub struct PodFiles {
     pub shm: Option<PathBuf>,
 }
 
-/// Where a pod's namespaces are pinned. `None`: the node's.
+/// Where a pod's namespaces are. `None`: the node's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NamespacePaths {
     /// Network.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use coracle_cgroup::{Cgroup, VisibleHierarchy};
-use coracle_domain::{ContainerId, ContainerRequest, During, IpcMode, NetworkMode, PidMode, Profile, Refusal, Result};
+use coracle_domain::{ContainerId, ContainerPhase, ContainerRequest, During, IpcMode, NetworkMode, PidMode, Profile, Refusal, Result};
 use coracle_image::{Image, Rootfs};
 use coracle_plan::Cgroups;
 use coracle_spec::{
@@ -135,9 +135,21 @@ impl Owner {
             network: own_network.then(|| self.directory.pin("net")),
             ipc: (pod.ipc == IpcMode::Pod).then(|| self.directory.pin("ipc")),
             uts: own_network.then(|| self.directory.pin("uts")),
-            pid: (request.pid == PidMode::Pod).then(|| self.directory.pin("pid")),
+            pid: self.pid_namespace(&request.pid),
             user: pod.user_namespace.map(|_| self.directory.pin("user")),
             time: (!pod.time_offsets.is_empty()).then(|| self.directory.pin("time")),
+        }
+    }
+
+    /// Where the process ids are that a container shares. Those of another one are not pinned, and end with its first process.
+    fn pid_namespace(&self, mode: &PidMode) -> Option<PathBuf> {
+        match mode {
+            PidMode::Pod => Some(self.directory.pin("pid")),
+            PidMode::Target(target) => match self.record.container(target)?.phase {
+                ContainerPhase::Running { pid, .. } => Some(PathBuf::from(format!("/proc/{pid}/ns/pid"))),
+                ContainerPhase::Created | ContainerPhase::Exited { .. } => None,
+            },
+            PidMode::Container | PidMode::Node => None,
         }
     }
 }
