@@ -28,6 +28,7 @@ mod filesystem;
 pub mod fuzzing;
 mod image;
 mod layer;
+mod lingering;
 mod manifest;
 mod merged;
 mod pull;

@@ -12,7 +12,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
 
 use coracle_domain::{During, Error, Failure, ImageId, Refusal, Result};
 use futures_util::stream::{self, Stream, StreamExt, TryStreamExt};
@@ -23,6 +22,7 @@ use tokio::task::AbortHandle;
 use crate::failure::{is_for_want_of_room, share, wrap};
 use crate::image::config_digest;
 use crate::layer::{apply::NOTES_LIMIT, chain_ids, stream::unpack};
+use crate::lingering::Lingering;
 use crate::manifest::{self, CONFIG_LIMIT, Document, LayerDescriptor};
 use crate::record::Name;
 use crate::registry::{Chunk, Credentials, Fetched, MANIFEST_STAGE, Source};
@@ -30,8 +30,6 @@ use crate::store::{Arrival, Draft, Pin, Store, on_own_thread};
 use crate::usage::now;
 use crate::{Digest, LayerKey, Reference, Target};
 
-/// How long the layers of a failed pull wait for a retry.
-const GRACE: Duration = Duration::from_secs(600);
 /// Layers of one pull that are looked at together; fewer of them are downloaded.
 const LAYERS_AT_ONCE: usize = 8;
 /// Pieces of a blob between network and disk; each is some tens of KiB.
@@ -356,58 +354,4 @@ enum Obtained {
 fn set_root_mode(tree: &std::path::Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(tree, std::fs::Permissions::from_mode(0o755)).during("setting the mode of", tree.display())
-}
-
-/// A pin that outlives a failed or abandoned pull for a while.
-struct Lingering {
-    pin: Arc<Pin>,
-    store: Weak<Store>,
-    released: bool,
-}
-
-impl Lingering {
-    fn new(store: &Arc<Store>) -> Self {
-        Self { pin: Arc::new(store.pin()), store: Arc::downgrade(store), released: false }
-    }
-
-    fn get(&self) -> &Pin {
-        &self.pin
-    }
-
-    /// An image holds the layers now.
-    fn release(&mut self) {
-        self.released = true;
-    }
-
-    /// Deletes the layers that nobody else wants.
-    async fn give_up(mut self) {
-        self.released = true;
-        let (pin, store) = (Arc::clone(&self.pin), Weak::clone(&self.store));
-        drop(self);
-        unpin(pin, store).await;
-    }
-}
-
-impl Drop for Lingering {
-    fn drop(&mut self) {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        if self.released {
-            return;
-        }
-        let (pin, store) = (Arc::clone(&self.pin), Weak::clone(&self.store));
-        runtime.spawn(async move {
-            tokio::time::sleep(GRACE).await;
-            unpin(pin, store).await;
-        });
-    }
-}
-
-/// Deletes what only the last holder of a pin kept.
-async fn unpin(pin: Arc<Pin>, store: Weak<Store>) {
-    drop(pin);
-    if let Some(store) = store.upgrade()
-        && let Err(error) = store.sweep().await
-    {
-        tracing::warn!(%error, "cannot delete what a failed pull left");
-    }
 }
