@@ -156,7 +156,8 @@ fn a_container_older_than_v2_is_in_v1_for_a_later_daemon_too() {
     assert!(cgroup.unified_dir().is_some_and(|directory| !directory.exists()), "nobody would be in it");
     assert!(cgroup.populated().unwrap() && cgroup.processes().unwrap().len() == 2);
     cgroup.kill().unwrap();
-    (process.0.wait().unwrap(), exec.0.wait().unwrap());
+    process.0.wait().unwrap();
+    exec.0.wait().unwrap();
     cgroup.remove().unwrap();
 }
 
