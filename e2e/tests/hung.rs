@@ -1,12 +1,15 @@
 //! What hangs costs its own pod only: a dead file server, a silent registry, frozen processes, a stopped or killed monitor.
 //! That pod's calls end in errors that name stage and object; the other pods' calls and all lists go on meanwhile.
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use coracle_e2e::api::security_profile::ProfileType;
-use coracle_e2e::api::{ContainerState, Device, ImageFsInfoRequest, ReopenContainerLogRequest};
+use coracle_e2e::api::{ContainerState, Device, ExecRequest, ImageFsInfoRequest, ReopenContainerLogRequest};
 use coracle_e2e::image::Image;
-use coracle_e2e::session::{STDERR, Session, exit_code, script};
+use coracle_e2e::session::{STDERR, STDIN, STDOUT, Session, exit_code, script};
 use coracle_e2e::volume::{ABSENT, STUCK, Volume};
 use coracle_e2e::{Code, Container, ContainerSpec, Node, PodSpec, Status, eventually, host, profile};
 
@@ -251,6 +254,63 @@ async fn what_waits_for_a_dead_volume_with_a_pipe_in_its_hand_costs_only_its_own
     ended_at_its_deadline(reading.await.expect("the call itself does not panic"), &["running a command"]);
     pod.stop().await;
     drop(volume);
+    node.finish().await;
+}
+
+/// The threads of a process that wait where no signal reaches them.
+fn beyond_signals(pid: i32) -> BTreeSet<PathBuf> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten().map(|thread| thread.path());
+    threads.filter(|thread| std::fs::read_to_string(thread.join("stat")).is_ok_and(|stat| stat.contains(") D "))).collect()
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_killed_while_an_exec_has_its_pipe_locked_is_replaced() {
+    let Some(mut node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let volume = Volume::mount(&node.scratch().join("volume"));
+    let pod = node.pod("reader").await;
+    let container = pod.start(&ContainerSpec::new("c", &image).mount(volume.path(), "/volume", false)).await;
+    let reading = format!("echo ready; until [ -e /go ]; do sleep 0.1; done; echo said; cat /volume/{STUCK}");
+    let mut session = Session::exec(&node, script(&container, &reading)).await;
+    session.until(STDOUT, "ready").await;
+    let dying = node.daemon_pid();
+    // It finds the pipe locked when it wants to read what was said.
+    signal("STOP", dying);
+    std::fs::write(format!("/proc/{}/root/go", container.host_pids()[0]), "").expect("writing a file in the container");
+    eventually("the exec to wait for the volume", || async { (volume.swallowed() > 0).then_some(()) }).await;
+    signal("CONT", dying);
+    let stuck = async || {
+        let before = beyond_signals(dying);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        (!before.is_disjoint(&beyond_signals(dying))).then_some(())
+    };
+    eventually("the daemon to wait for the pipe", stuck).await;
+    signal("KILL", dying);
+    eventually("the end of its first thread", || async { (!host::is_alive(dying)).then_some(()) }).await;
+    // The exec can be killed, but only a daemon does that.
+    node.start_daemon().await;
+    all_goes_on(&node, &image, "neighbour").await;
+    assert_eq!(container.exec(&["/bin/true"]).await.code, 0);
+    drop(session);
+    drop(volume);
+    pod.stop().await;
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn a_second_daemon_disturbs_no_exec_of_the_first() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let container = node.pod("p").await.start(&ContainerSpec::new("c", &image)).await;
+    let mut session = Session::exec(&node, ExecRequest { stdin: true, ..script(&container, "echo ready; exec cat") }).await;
+    session.until(STDOUT, "ready").await;
+    let mut second = tokio::process::Command::new(&node.target.binary);
+    let second = second.args(["serve", "--config"]).arg(node.scratch().join("config.toml")).output().await.expect("running coracle");
+    let said = String::from_utf8_lossy(&second.stderr).into_owned() + &String::from_utf8_lossy(&second.stdout);
+    assert!(!second.status.success() && said.contains("another daemon serves"), "{said}");
+    session.send(STDIN, b"still here\n").await;
+    session.until(STDOUT, "still here").await;
+    drop(session);
     node.finish().await;
 }
 

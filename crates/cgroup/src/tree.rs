@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn for_want_of_descriptors_some_are_killed_and_the_rest_is_told() {
-        let mut children = [(); 3].map(|()| std::process::Command::new("sleep").arg("1000").spawn().unwrap());
+        let mut children = [(); 3].map(|()| std::process::Command::new("sleep").arg("100").spawn().unwrap());
         let directory = tempfile::tempdir().unwrap();
         let processes: String = children.iter().map(|child| format!("{}\n", child.id())).collect();
         std::fs::write(directory.path().join("cgroup.procs"), processes).unwrap();

@@ -3,9 +3,9 @@
 //! Ending means to stop answering: no more calls are taken, those under way may end (`serving`). Pods live on under
 //! their monitors, and the next daemon takes them over.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,15 +13,12 @@ use std::time::Duration;
 
 use coracle_cgroup::Hierarchy;
 use coracle_cri::server::listen;
-use coracle_domain::{During, Failure, Refusal, Result};
+use coracle_domain::{During, Result};
 use coracle_engine::{Engine, Layout, OpenFiles, Parts, Program};
-use coracle_files::Quarantine;
 use coracle_handler::Handlers;
 use coracle_image::Store;
 use coracle_network::Bridge;
 use coracle_streaming::Server;
-use rustix::fs::{FlockOperation, fcntl_lock};
-use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
@@ -65,7 +62,8 @@ async fn serve(config: Option<&Path>) -> Result<()> {
     let config = Config::load(config)?;
     let socket = config.socket();
     tokio::spawn(keep_a_thread());
-    let _lock = lock(&config.daemon.state)?;
+    make_directory(&config.daemon.state)?;
+    let _lock = coracle_engine::lock(&config.daemon.state, || hierarchy(&config)).await?;
     let streaming = config.streaming.settings()?;
     let engine = Arc::new(Engine::start(parts(config).await?).await?);
     let streaming = Server::bind(streaming, Sessions(Arc::clone(&engine))).await?;
@@ -108,8 +106,8 @@ async fn parts(config: Config) -> Result<Parts> {
     make_directory(root)?;
     let (monitor, volatile) = (Program::open(&config.monitor()?)?, config.daemon.state.join("images"));
     // The one reads many small files, on another thread, while the other reads the long list of mounts.
-    let images = Store::open(root, &volatile, config.registries);
-    let (images, hierarchy) = tokio::join!(images, async { Hierarchy::detect()?.with_root(&config.daemon.cgroup_root) });
+    let images = Store::open(root, &volatile, config.registries.clone());
+    let (images, hierarchy) = tokio::join!(images, async { hierarchy(&config) });
     Ok(Parts {
         layout: Layout::new(&config.daemon.state),
         monitor,
@@ -121,6 +119,10 @@ async fn parts(config: Config) -> Result<Parts> {
     })
 }
 
+fn hierarchy(config: &Config) -> Result<Hierarchy> {
+    Hierarchy::detect()?.with_root(&config.daemon.cgroup_root)
+}
+
 /// Lets the daemon, which holds some files open for each container, have as many as it may; returns the limit that it
 /// was started with, which is the containers'.
 fn raise_open_files() -> Option<OpenFiles> {
@@ -130,24 +132,6 @@ fn raise_open_files() -> Option<OpenFiles> {
         warn!(%error, "the limit on open files stays as it is");
     }
     Some(OpenFiles { soft: current.unwrap_or(u64::MAX), hard: maximum.unwrap_or(u64::MAX) })
-}
-
-/// Keeps a second daemon away from the same state for as long as the file is open.
-///
-/// A record lock, fcntl(2), belongs to this process alone. A flock(2) would be inherited by a monitor that is just being
-/// spawned, and outlive a daemon that is killed at that moment.
-fn lock(state: &Path) -> Result<File> {
-    make_directory(state)?;
-    let path = state.join("lock");
-    if path.symlink_metadata().is_ok_and(|found| !found.is_file()) {
-        Quarantine::at(state.join("quarantine")).take(&path, "it is no regular file");
-    }
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).during("opening", path.display())?;
-    match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(Errno::AGAIN | Errno::ACCESS) => Err(Refusal::wrong_state(format!("another daemon serves from {}", state.display())).into()),
-        Err(error) => Err(Failure::new("locking", path.display(), io::Error::from(error)).into()),
-    }
 }
 
 fn make_directory(path: &Path) -> Result<()> {

@@ -26,6 +26,7 @@ mod inspect;
 mod layout;
 mod leaf;
 mod live;
+mod lock;
 mod node;
 mod pod;
 mod probe;
@@ -66,6 +67,7 @@ pub use coracle_monitor::client::Program;
 pub use coracle_spec::OpenFiles;
 pub use exec::ExecOutput;
 pub use layout::Layout;
+pub use lock::lock;
 pub use session::{Session, TerminalSize, WantedStreams};
 
 use claims::Claims;
