@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use coracle_e2e::api::security_profile::ProfileType;
-use coracle_e2e::api::{ContainerState, Device, ExecRequest, ImageFsInfoRequest, ReopenContainerLogRequest};
+use coracle_e2e::api::{ContainerState, Device, ExecRequest, ExecSyncResponse, ImageFsInfoRequest, ReopenContainerLogRequest};
 use coracle_e2e::image::Image;
 use coracle_e2e::session::{STDERR, STDIN, STDOUT, Session, exit_code, script};
 use coracle_e2e::volume::{ABSENT, STUCK, Volume};
-use coracle_e2e::{Code, Container, ContainerSpec, Node, PodSpec, Status, eventually, host, profile};
+use coracle_e2e::{Code, Container, ContainerSpec, Cri, Node, PodSpec, Status, eventually, host, profile};
 
 /// A pod's whole life, and all lists and stats, while something else hangs.
 async fn all_goes_on(node: &Node, image: &str, name: &str) {
@@ -311,6 +311,37 @@ async fn a_second_daemon_disturbs_no_exec_of_the_first() {
     session.send(STDIN, b"still here\n").await;
     session.until(STDOUT, "still here").await;
     drop(session);
+    node.finish().await;
+}
+
+/// As many as a container may have.
+const MOST_EXECS: usize = 128;
+
+/// An exec that has its standard output locked, and of which the daemon may be reading then.
+async fn lock_output(cri: Cri, container: String) -> Result<ExecSyncResponse, Status> {
+    cri.exec(&container, &["/bin/sh", "-c", &format!("cat /bin/busybox - </volume/{STUCK}")], 0).await
+}
+
+#[tokio::test]
+async fn execs_of_a_container_are_bounded_and_whatever_they_lock_costs_nobody_else() {
+    let Some(node) = Node::own().await else { return };
+    let image = node.busybox().await;
+    let volume = Volume::mount(&node.scratch().join("volume"));
+    let pod = node.pod("reader").await;
+    let container = pod.start(&ContainerSpec::new("c", &image).mount(volume.path(), "/volume", false)).await;
+    let reading: Vec<_> = (0..=MOST_EXECS).map(|_| tokio::spawn(lock_output(node.cri.clone(), container.id.clone()))).collect();
+    let one_too_many = async || reading.iter().any(tokio::task::JoinHandle::is_finished).then_some(());
+    eventually("an exec to be refused, because there are enough", one_too_many).await;
+    let refused = node.cri.exec(&container.id, &["/bin/true"], 5).await.expect_err("there are enough");
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert!(refused.message().contains(&container.id) && refused.message().contains("execs"), "{refused}");
+    all_goes_on(&node, &image, "other").await;
+    for reading in reading {
+        reading.abort();
+    }
+    eventually("execs again", || async { node.cri.exec(&container.id, &["/bin/true"], 5).await.ok() }).await;
+    pod.stop().await;
+    drop(volume);
     node.finish().await;
 }
 

@@ -32,6 +32,9 @@ use crate::watchdog;
 /// How often a thread for blocking calls is kept from ending. There must be one when no further one can be made: what
 /// ends pods and makes room needs it.
 const PULSE: Duration = Duration::from_secs(60);
+/// How many such threads there may be. Each exec can keep some of them waiting for what it has locked; they cost little while they
+/// are not there.
+const MOST_BLOCKING: usize = 16_384;
 
 /// Runs the daemon.
 pub(crate) fn run(config: Option<PathBuf>) -> ExitCode {
@@ -40,6 +43,7 @@ pub(crate) fn run(config: Option<PathBuf>) -> ExitCode {
     let served = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_keep_alive(2 * PULSE)
+        .max_blocking_threads(MOST_BLOCKING)
         .build()
         .during("starting", "the daemon's threads")
         .and_then(|runtime| {

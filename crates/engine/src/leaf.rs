@@ -16,6 +16,7 @@ use coracle_domain::{ContainerId, Failure, FailureKind, Result};
 use coracle_monitor::berth::PATIENCE;
 use coracle_monitor::client::Berth;
 use coracle_plan::Cgroups;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use crate::live::LiveContainer;
@@ -25,6 +26,9 @@ use crate::undead::{self, Named};
 const MOST_IDLE: usize = 3;
 /// How many execs that cannot be killed a container may have.
 const MOST_UNDEAD: usize = 4;
+/// How many execs a container may have under way, those that are being killed included. Each may keep a few threads waiting, which
+/// everybody needs: all together must be far fewer than there may be.
+const MOST: usize = 128;
 
 /// A leaf in which no program runs, and the process that waits for one there, if one does.
 #[derive(Debug)]
@@ -52,6 +56,7 @@ struct Undead {
     leaf: ExecLeaf,
     /// As of [`Leaf`].
     pipes: Vec<OwnedFd>,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Drop for Undead {
@@ -63,8 +68,18 @@ impl Drop for Undead {
 }
 
 /// A container's leaves that no exec has: in which no program runs, or one that has not ended with its exec.
-#[derive(Debug, Default)]
-pub(crate) struct Leaves(Mutex<Kept>);
+#[derive(Debug)]
+pub(crate) struct Leaves {
+    kept: Mutex<Kept>,
+    /// One for each exec that there may be.
+    places: Arc<Semaphore>,
+}
+
+impl Default for Leaves {
+    fn default() -> Self {
+        Self { kept: Mutex::default(), places: Arc::new(Semaphore::new(MOST)) }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Kept {
@@ -92,19 +107,20 @@ impl Leaves {
         Ok(Idle { leaf: cgroup.exec_leaf(name)?, berth: None, generation })
     }
 
-    /// Whether one more exec of the container can be borne, however it ends.
+    /// A place for one more exec of the container, if that can be borne however it ends.
     ///
     /// # Errors
-    /// Too many do not end. For a probe that is as if its own had not.
-    fn bear(&self, container: &ContainerId) -> Result<()> {
+    /// Too many do not end. For a probe that is as if its own had not. Or too many are under way.
+    fn bear(&self, container: &ContainerId) -> Result<OwnedSemaphorePermit> {
+        let failure = |problem: String| Failure::new("running a command in container", container, problem);
         let mut kept = self.kept();
         kept.undead.retain(|undead| undead.leaf.populated().unwrap_or(true));
         if kept.undead.len() < MOST_UNDEAD {
-            return Ok(());
+            let too_many = |_| failure(format!("{MOST} execs are under way in it")).kind(FailureKind::Exhausted).into();
+            return Arc::clone(&self.places).try_acquire_owned().map_err(too_many);
         }
         let left = undead::left_of(kept.undead.iter().map(|undead| undead.leaf.processes()))?;
-        let problem = format!("earlier execs were killed and have not ended: {}", Named(&left));
-        let failure = Failure::new("running a command in container", container, problem).kind(FailureKind::TimedOut);
+        let failure = failure(format!("earlier execs were killed and have not ended: {}", Named(&left))).kind(FailureKind::TimedOut);
         Err(failure.hint(undead::HINT).into())
     }
 
@@ -128,7 +144,7 @@ impl Leaves {
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -144,6 +160,8 @@ pub(crate) enum Left {
 pub(crate) struct Leaf {
     container: Arc<LiveContainer>,
     leaf: Option<ExecLeaf>,
+    /// The exec's, until nothing is left of it.
+    place: Option<OwnedSemaphorePermit>,
     /// The process in it that waits for the exec's program, if one does.
     pub(crate) berth: Option<Berth>,
     /// As of [`Idle`].
@@ -157,11 +175,11 @@ impl Leaf {
     /// One for an exec of this name, which is unique in the container with this id.
     ///
     /// # Errors
-    /// Too many execs in the container do not end; or it cannot be made.
+    /// Too many execs in the container do not end, or are under way; or it cannot be made.
     pub(crate) fn new(container: &Arc<LiveContainer>, id: &ContainerId, name: &str) -> Result<Self> {
-        container.leaves.bear(id)?;
+        let place = Some(container.leaves.bear(id)?);
         let Idle { leaf, berth, generation } = container.leaves.take(&container.cgroup, name)?;
-        Ok(Self { container: Arc::clone(container), leaf: Some(leaf), berth, generation, pipes: Vec::new() })
+        Ok(Self { container: Arc::clone(container), leaf: Some(leaf), place, berth, generation, pipes: Vec::new() })
     }
 
     /// What its processes are put into.
@@ -196,10 +214,11 @@ impl Leaf {
     }
 
     fn begin_end(&mut self) -> Option<JoinHandle<()>> {
-        let (leaf, pipes, container) = (self.leaf.take()?, std::mem::take(&mut self.pipes), Arc::clone(&self.container));
+        let (leaf, _place) = (self.leaf.take()?, self.place.take()?);
+        let (pipes, container) = (std::mem::take(&mut self.pipes), Arc::clone(&self.container));
         Some(tokio::task::spawn_blocking(move || {
             if !is_removed(&leaf) {
-                container.leaves.kept().undead.push(Undead { leaf, pipes });
+                container.leaves.kept().undead.push(Undead { leaf, pipes, _place });
             }
         }))
     }
