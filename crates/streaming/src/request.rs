@@ -137,6 +137,12 @@ impl Request {
             Self::PortForward(_) => "portforward",
         }
     }
+
+    /// How many bytes a command takes while it waits; all else is small.
+    pub(crate) fn bytes(&self) -> usize {
+        let Self::Exec(ExecRequest { command, .. }) = self else { return 0 };
+        command.iter().map(|word| size_of::<String>() + word.len()).sum()
+    }
 }
 
 #[cfg(test)]

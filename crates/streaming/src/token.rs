@@ -20,6 +20,8 @@ use crate::request::Request;
 const LIFE: Duration = Duration::from_secs(60);
 /// How many may wait at once.
 const MOST: usize = 1000;
+/// How many bytes their commands may have together, as they are kept: more than the longest that one request has room for.
+const MOST_BYTES: usize = 32 << 20;
 
 /// The requests whose clients have not come yet.
 #[derive(Default)]
@@ -36,15 +38,16 @@ impl Tokens {
     /// A new token for `request`.
     ///
     /// # Errors
-    /// A thousand wait already, or the system has no random bytes.
+    /// A thousand or a lot of bytes wait already, or the system has no random bytes.
     pub(crate) fn issue(&self, request: Request) -> Result<String> {
         let mut entropy = [0; 32];
         getrandom(&mut entropy, GetRandomFlags::empty())
             .map_err(|errno| Failure::new("reading random bytes for", "a streaming token", std::io::Error::from(errno)))?;
         let token = URL_SAFE_NO_PAD.encode(entropy);
         let mut waiting = self.waiting();
-        if waiting.requests.len() >= MOST {
-            let problem = format!("{MOST} requests wait for their clients already");
+        let bytes: usize = waiting.requests.values().chain([&request]).map(Request::bytes).sum();
+        if waiting.requests.len() >= MOST || bytes > MOST_BYTES {
+            let problem = format!("{} requests wait for their clients already", waiting.requests.len());
             return Err(Failure::new("preparing", "a streaming session", problem).kind(FailureKind::Exhausted).into());
         }
         waiting.deaths.push_back((Instant::now() + LIFE, token.clone()));
@@ -83,7 +86,7 @@ mod tests {
     use coracle_domain::{Error, PodId};
 
     use super::*;
-    use crate::request::PortForwardRequest;
+    use crate::request::{ExecRequest, PortForwardRequest, StreamFlags, Streams};
 
     fn request() -> Request {
         Request::PortForward(PortForwardRequest::new(PodId::from_entropy([1; 32]), &[]).unwrap())
@@ -115,6 +118,23 @@ mod tests {
         tokio::time::advance(LIFE).await;
         tokens.issue(request()).unwrap();
         assert_eq!(tokens.waiting().requests.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn long_commands_wait_only_as_far_as_there_is_room() {
+        let tokens = Tokens::default();
+        let streams = Streams::new(StreamFlags { stdout: true, ..StreamFlags::default() }).unwrap();
+        let long = || {
+            let command = vec!["x".repeat(MOST_BYTES / 3)];
+            Request::Exec(ExecRequest::new(coracle_domain::ContainerId::from_entropy([1; 32]), command, streams).unwrap())
+        };
+        let first = tokens.issue(long()).unwrap();
+        tokens.issue(long()).unwrap();
+        let refused = tokens.issue(long()).unwrap_err();
+        assert!(matches!(refused, Error::Failed(Failure { kind: FailureKind::Exhausted, .. })), "{refused}");
+        tokens.issue(request()).unwrap();
+        tokens.redeem(&first).unwrap();
+        tokens.issue(long()).unwrap();
     }
 
     #[tokio::test]
