@@ -235,20 +235,23 @@ async fn a_caller_who_is_not_root_is_turned_away() {
     // Even if somebody opens every door on the way.
     fs::set_permissions(node.scratch(), fs::Permissions::from_mode(0o711)).expect("opening the directory");
     fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).expect("opening the socket");
-    let stranger = std::thread::spawn(move || {
-        let nobody = 65534;
-        rustix::thread::set_thread_groups(&[]).expect("leaving root's groups");
-        let group = Gid::from_raw(nobody);
-        rustix::thread::set_thread_res_gid(group, group, group).expect("becoming somebody else");
-        let user = Uid::from_raw(nobody);
-        rustix::thread::set_thread_res_uid(user, user, user).expect("becoming somebody else");
-        let mut stream = UnixStream::connect(socket).expect("every door is open");
-        let _ = stream.write_all(PREFACE);
-        let mut heard = Vec::new();
-        let _ = stream.read_to_end(&mut heard);
-        heard
-    });
-    assert_eq!(stranger.join().expect("the stranger"), b"", "nothing is said to a stranger");
+    let nobody = 65534;
+    for group in [nobody, 0] {
+        let socket = socket.clone();
+        let stranger = std::thread::spawn(move || {
+            rustix::thread::set_thread_groups(&[]).expect("leaving root's groups");
+            let group = Gid::from_raw(group);
+            rustix::thread::set_thread_res_gid(group, group, group).expect("becoming somebody else");
+            let user = Uid::from_raw(nobody);
+            rustix::thread::set_thread_res_uid(user, user, user).expect("becoming somebody else");
+            let mut stream = UnixStream::connect(socket).expect("every door is open");
+            let _ = stream.write_all(PREFACE);
+            let mut heard = Vec::new();
+            let _ = stream.read_to_end(&mut heard);
+            heard
+        });
+        assert_eq!(stranger.join().expect("the stranger"), b"", "nothing is said to a stranger of group {group}");
+    }
     node.cri.version().await.expect("root is served");
     node.finish().await;
 }

@@ -89,9 +89,9 @@ impl Callers {
     }
 }
 
-/// The socket's mode says the same; this holds however it was changed since.
+/// This holds however the socket's mode was changed since. Root's group is no word for root: a container's processes may have it.
 fn may_call(peer: &UCred) -> bool {
-    peer.uid() == rustix::process::geteuid().as_raw() || peer.gid() == 0
+    peer.uid() == rustix::process::geteuid().as_raw()
 }
 
 impl Stream for Callers {
