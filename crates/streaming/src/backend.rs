@@ -62,7 +62,7 @@ pub struct Process {
 pub enum Ending {
     /// The program that was executed has ended with this status: 128 and the signal's number if killed.
     Exited(u8),
-    /// The container that was attached to has ended, or has closed its streams; its status is told elsewhere.
+    /// The container that was attached to has ended; its status is told elsewhere.
     Detached,
 }
 

@@ -28,7 +28,7 @@
 //!   │ conversing │   stdin, stdout, stderr and resize are copied; each may end without the others
 //!   └────────────┘
 //!        │ the program has ended and its output is copied
-//!        v           the client closes, or 10 s pass
+//!        v           the client closes, or 10 s pass after our last word
 //!   ┌────────────┐ ──────────────────────────────> over
 //!   │  leaving   │   the status on the error stream, then GOAWAY or Close
 //!   └────────────┘

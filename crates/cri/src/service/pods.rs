@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use coracle_domain::{PodId, PodView, Result};
+use coracle_domain::{PodId, PodPhase, PodView, Result};
 use coracle_engine::Engine;
 
 use super::id;
@@ -56,11 +56,12 @@ async fn admitted(engine: &Engine, filter: &PodFilter) -> Vec<Arc<PodView>> {
     pods
 }
 
-/// One pod's sample; of a pod that is not ready, its name alone.
+/// One pod's sample; of a pod that is not ready, its name alone: its cgroup may be the next attempt's.
 pub(super) async fn stats(engine: &Engine, request: &v1::PodSandboxStatsRequest) -> Result<v1::PodSandboxStatsResponse> {
     let view = engine.pod(id("pod_sandbox_id", &request.pod_sandbox_id)?).await?;
     let unmeasured = v1::PodSandboxStats { attributes: Some(pod::attributes(&view)), ..Default::default() };
-    let sample = engine.pod_stats(vec![view]).await.first().map(stats::pod);
+    let ready = (view.phase == PodPhase::Ready).then_some(view);
+    let sample = engine.pod_stats(ready.into_iter().collect()).await.first().map(stats::pod);
     Ok(v1::PodSandboxStatsResponse { stats: Some(sample.unwrap_or(unmeasured)) })
 }
 
