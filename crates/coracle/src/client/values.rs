@@ -49,7 +49,9 @@ fn decimal(number: &str, scale: i64) -> Option<i64> {
     }
     let nano: String = fraction.chars().chain(std::iter::repeat('0')).take(9).collect();
     let whole: i128 = if whole.is_empty() { 0 } else { i64::from_str(whole).ok()?.into() };
-    let total = (whole * NANO + i128::from_str(&nano).ok()?) * i128::from(scale) / NANO;
+    let scale = i128::from(scale);
+    // Apart, because together they may be too much for 128 bits.
+    let total = whole * scale + i128::from_str(&nano).ok()? * scale / NANO;
     total.try_into().ok()
 }
 
@@ -308,6 +310,13 @@ mod tests {
         assert_eq!(cpus("1m"), Some((1000, 2)));
         for text in ["0", "-1", "x", "", "1001", "m"] {
             assert_eq!(cpus(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_much_is_no_size() {
+        for text in ["8050110115815880174T", "9223372036854775807.999999999Ti", "8388608Ti", "9223372036854775808"] {
+            assert_eq!(bytes(text), None, "{text}");
         }
     }
 
