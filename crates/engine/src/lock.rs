@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use rustix::process::{Flock, FlockType, Pid, fcntl_getlk};
 
 use crate::layout::Layout;
+use crate::pod::Subject;
 use crate::process;
 use crate::record::PodRecord;
 
@@ -91,8 +92,8 @@ fn leaves(layout: &Layout, hierarchy: &Hierarchy) -> Vec<ExecLeaf> {
     let pods = layout.pods_there().unwrap_or_default();
     let records = pods.iter().filter_map(|pod| PodRecord::load(&layout.pod(pod).record()).ok());
     let leaves_in = |record: PodRecord| {
-        let (id, parent) = (&record.id, record.request.cgroup_parent.as_deref());
-        let locations = record.containers.iter().filter_map(|container| hierarchy.container(parent, id, &container.id).ok());
+        let pod = Subject::of(&record);
+        let locations = record.containers.iter().filter_map(|container| pod.location(hierarchy, &container.id).ok());
         locations.flat_map(|location| Cgroup::open(hierarchy, location).exec_leaves().unwrap_or_default()).collect::<Vec<_>>()
     };
     records.flat_map(leaves_in).collect()

@@ -32,7 +32,7 @@ use tracing::{info, warn};
 
 pub(crate) use create::create;
 pub(crate) use recover::Found;
-pub(crate) use teardown::containers_in;
+pub(crate) use teardown::{Subject, containers_in};
 
 use crate::Shared;
 use crate::index::Entry;
