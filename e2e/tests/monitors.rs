@@ -4,7 +4,7 @@ use std::fs;
 
 use coracle_e2e::api::{ContainerMetadata, ContainerState, NamespaceMode, PodSandboxMetadata, PodSandboxState};
 use coracle_e2e::volume::Volume;
-use coracle_e2e::{Code, ContainerSpec, Node, PodSpec, eventually, host};
+use coracle_e2e::{Code, Container, ContainerSpec, Node, PodSpec, eventually, host};
 use rustix::process::{Pid, Signal, kill_process};
 
 #[tokio::test]
@@ -214,6 +214,15 @@ async fn a_start_outlives_the_connection_that_it_was_asked_for_over() {
     node.finish().await;
 }
 
+/// Has a start that hangs begun by a daemon that is killed then; the next one serves.
+async fn leave_starting(node: &mut Node, container: &Container) {
+    let (cri, id) = (node.cri.clone(), container.id.clone());
+    let starting = tokio::spawn(async move { cri.start(&id).await });
+    eventually("the container's process", || async { (!container.host_pids().is_empty()).then_some(()) }).await;
+    node.restart().await;
+    starting.await.expect("the call itself does not panic").expect_err("its daemon was killed");
+}
+
 #[tokio::test]
 async fn a_stop_ends_a_start_that_was_asked_for_over_another_connection() {
     let Some(mut node) = Node::own().await else { return };
@@ -224,11 +233,7 @@ async fn a_stop_ends_a_start_that_was_asked_for_over_another_connection() {
     let container = pod.create(&ContainerSpec::new("c", &image).mount(&below, "/volume", false)).await;
     let created = pod.create(&ContainerSpec::new("created", &image)).await;
     volume.turn_deaf();
-    let (cri, id) = (node.cri.clone(), container.id.clone());
-    let starting = tokio::spawn(async move { cri.start(&id).await });
-    eventually("the container's process", || async { (!container.host_pids().is_empty()).then_some(()) }).await;
-    node.restart().await;
-    starting.await.expect("the call itself does not panic").expect_err("its daemon was killed");
+    leave_starting(&mut node, &container).await;
     assert_eq!(container.status().await.state(), ContainerState::ContainerCreated, "nobody knows yet how it ends");
     container.stop(30).await;
     let status = container.status().await;
@@ -265,11 +270,7 @@ async fn a_container_whose_start_ended_while_a_connection_was_broken_hears_its_s
     let heeding = ContainerSpec::new("c", &image).script("trap 'exit 5' TERM; echo ready; while :; do sleep 0.1; done");
     let container = pod.create(&heeding.mount(&below, "/volume", false)).await;
     volume.turn_deaf();
-    let (cri, id) = (node.cri.clone(), container.id.clone());
-    let starting = tokio::spawn(async move { cri.start(&id).await });
-    eventually("the container's process", || async { (!container.host_pids().is_empty()).then_some(()) }).await;
-    node.restart().await;
-    starting.await.expect("the call itself does not panic").expect_err("its daemon was killed");
+    leave_starting(&mut node, &container).await;
     let daemon = Pid::from_raw(node.daemon_pid()).expect("a process id");
     kill_process(daemon, Signal::STOP).expect("stopping the daemon");
     assert!(node.break_links() > 0, "there is no connection to break");
